@@ -1,0 +1,21 @@
+//! The words everyone uses: what an asset is called, which part of it is meant, how much, how fast, which version.
+//!
+//! Pure values, no I/O, no clock. A value of these types is already checked; nobody below the edge checks it again.
+
+mod block;
+mod digest;
+mod key;
+mod media_type;
+mod range;
+mod time;
+mod units;
+mod validators;
+
+pub use block::BlockSize;
+pub use digest::Digest;
+pub use key::{AssetId, AssetKey, KEY_BYTES_MAX, KeyError};
+pub use media_type::{is_segment_type, media_type_of};
+pub use range::ByteRange;
+pub use time::UnixTime;
+pub use units::{BitRate, ByteCount, UnitError};
+pub use validators::{EntityTag, Validators};

@@ -1,0 +1,16 @@
+//! `oca`, an Open Connect appliance: the map of the crate, in the order in which a byte passes through it.
+//!
+//! ```text
+//! origin, tier, peers ──▶ fill ──▶ storage ──▶ catalog ──▶ serve ──▶ players
+//!                                     │            ▲
+//!                                     └─ residency ┘        admin ──▶ operators
+//! ```
+//!
+//! Imports go down only, never sideways (`tests/architecture.rs`):
+//!
+//! ```text
+//! main > cli > appliance > config > {serve fill admin} > catalog > storage > {net telemetry} > sys > asset
+//! ```
+
+pub mod asset;
+pub mod sys;

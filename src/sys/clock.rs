@@ -1,0 +1,57 @@
+//! Time, so that tests can hold it still.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::asset::UnixTime;
+
+/// Wall-clock and monotonic time; the machine's, or one that a test moves by hand.
+#[derive(Clone, Debug)]
+pub struct Clock(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    System { start: Instant },
+    Manual { millis: Arc<AtomicU64> },
+}
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self(Kind::System { start: Instant::now() })
+    }
+
+    /// A clock that stands at `start` until [`Clock::advance`] moves it.
+    pub fn manual(start: UnixTime) -> Self {
+        Self(Kind::Manual { millis: Arc::new(AtomicU64::new(start.0 * 1000)) })
+    }
+
+    /// Wall-clock time in whole seconds.
+    pub fn unix(&self) -> UnixTime {
+        match &self.0 {
+            Kind::System { .. } => SystemTime::now().into(),
+            Kind::Manual { millis } => UnixTime(millis.load(Ordering::Relaxed) / 1000),
+        }
+    }
+
+    /// Monotonic time since an arbitrary start.
+    pub fn monotonic(&self) -> Duration {
+        match &self.0 {
+            Kind::System { start } => start.elapsed(),
+            Kind::Manual { millis } => Duration::from_millis(millis.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Moves a manual clock forward. The machine's clock does not listen.
+    pub fn advance(&self, by: Duration) {
+        if let Kind::Manual { millis } = &self.0 {
+            let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+            millis.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+}

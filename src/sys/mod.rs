@@ -1,0 +1,5 @@
+//! The machine below: time, phases of a life, cores, the ring to the kernel.
+
+pub mod clock;
+
+pub use clock::Clock;
