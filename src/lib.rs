@@ -12,5 +12,11 @@
 //! main > cli > appliance > config > {serve fill admin} > catalog > storage > {net telemetry} > sys > asset
 //! ```
 
+pub mod admin;
 pub mod asset;
+pub mod catalog;
+pub mod fill;
+pub mod serve;
+pub mod storage;
 pub mod sys;
+pub mod telemetry;

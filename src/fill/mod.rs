@@ -1,0 +1,4 @@
+//! See `config.rs`.
+
+mod config;
+pub use config::{Config, Freshness, SourceConfig, SourceKind, SourceLocation};

@@ -1,0 +1,89 @@
+//! What the operator decides about viewers.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::asset::{BitRate, ByteCount};
+
+/// How viewers are served.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Addresses for plain HTTP.
+    pub http: Vec<SocketAddr>,
+    /// Worker threads; 0 stands for one per core.
+    pub workers: usize,
+    /// Open connections, over all workers; further ones get a fast 503 and are closed.
+    pub connections_max: usize,
+    /// File descriptors kept free for disks, sources and the admin listener.
+    pub descriptors_reserved: usize,
+    /// Connections that may wait to be accepted, per listener.
+    pub backlog: u32,
+    /// From a request's first byte (or the connection's begin) to the end of its head.
+    pub header_timeout: Duration,
+    /// Bytes of a request's head.
+    pub header_size_max: ByteCount,
+    /// Header fields of a request.
+    pub header_count_max: usize,
+    /// Between two requests of one connection.
+    pub idle_timeout: Duration,
+    /// Longest time in which a client takes not one byte of a response.
+    pub stall_timeout: Duration,
+    /// Slowest average rate, over `send_rate_window`, at which a client may take a response that is ready for it.
+    pub send_rate_min: BitRate,
+    /// Time over which that rate is measured.
+    pub send_rate_window: Duration,
+    /// Longest wait for a missing asset's first byte before 504.
+    pub miss_timeout: Duration,
+    /// `Retry-After` of a 503.
+    pub retry_after: Duration,
+    /// Ranges in one request; a request with more is answered whole (RFC 9110, 14.2).
+    pub ranges_max: usize,
+    /// Bytes in flight per connection in the kernel; zero leaves it to the kernel's autotuning.
+    pub send_buffer: ByteCount,
+    /// Unsent bytes per connection beyond which no more are handed to the kernel (`TCP_NOTSENT_LOWAT`).
+    pub unsent_max: ByteCount,
+    /// Whether the query string is part of the asset's key.
+    pub query_in_key: bool,
+    /// Which pages may read responses by script.
+    pub cors: Cors,
+    /// Name in `Cache-Status` (RFC 9211).
+    pub server_name: String,
+    /// How long begun responses may go on when draining.
+    pub drain_timeout: Duration,
+}
+
+/// Cross-origin resource sharing, as the Fetch standard has it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cors {
+    /// Origins that may read; `*` stands for all. Empty turns CORS off.
+    pub origins: Vec<String>,
+    /// How long a browser may remember a preflight's answer.
+    pub max_age: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            http: Vec::new(),
+            workers: 0,
+            connections_max: 16_384,
+            descriptors_reserved: 512,
+            backlog: 4096,
+            header_timeout: Duration::from_secs(10),
+            header_size_max: ByteCount(16 << 10),
+            header_count_max: 64,
+            idle_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(30),
+            send_rate_min: BitRate(64_000),
+            send_rate_window: Duration::from_secs(60),
+            miss_timeout: Duration::from_secs(30),
+            retry_after: Duration::from_secs(5),
+            ranges_max: 16,
+            send_buffer: ByteCount(0),
+            unsent_max: ByteCount(256 << 10),
+            query_in_key: false,
+            cors: Cors { origins: vec!["*".into()], max_age: Duration::from_secs(86_400) },
+            server_name: "oca".into(),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}

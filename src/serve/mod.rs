@@ -1,0 +1,4 @@
+//! See `config.rs`.
+
+mod config;
+pub use config::{Config, Cors};
