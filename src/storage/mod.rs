@@ -1,4 +1,24 @@
-//! See `config.rs`.
+//! Where bytes lie: volumes, the files of assets on them, their mappings, and how cold pages come into memory.
+//!
+//! volume -> layout -> asset_file -> (writer: `AssetFile::write_at`) -> mapping -> residency
+//!
+//! A file is written block by block, each block once; it is never truncated and never renamed over. Eviction unlinks it; the
+//! space counts as free when the last lease has let go of the mapping. Nothing here knows keys, viewers or sources.
 
+mod asset_file;
 mod config;
+mod disk;
+mod layout;
+mod mapping;
+mod mappings;
+mod residency;
+mod volume;
+
+pub use asset_file::AssetFile;
 pub use config::{Config, EngineChoice, VolumeConfig};
+pub use disk::{Disk, RealDisk};
+pub use layout::{FileName, Identity};
+pub use mapping::{ColdSlice, Mapping};
+pub use mappings::{Mappings, MappingsFull};
+pub use residency::{ReadError, Residency};
+pub use volume::{Space, SpaceError, Volume, VolumeError, VolumeFailure, VolumeState};

@@ -1,0 +1,215 @@
+//! The file of one version of an asset.
+
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+
+use super::{
+    layout::FileName,
+    mapping::Mapping,
+    volume::{Space, SpaceError, Volume},
+};
+use crate::asset::ByteRange;
+
+/// The file of one version of an asset: its place, its space, and its mapping while it is mapped.
+#[derive(Debug)]
+pub struct AssetFile {
+    name: FileName,
+    length: u64,
+    space: Arc<Space>,
+    slot: ArcSwapOption<Mapping>,
+    /// Set by use, cleared by the hand of the mappings' clock.
+    used_lately: AtomicBool,
+    /// Held while the file is opened, made or mapped; never on a worker.
+    opening: Mutex<Opening>,
+}
+
+#[derive(Debug, Default)]
+struct Opening {
+    writing: Weak<File>,
+    unlinked: bool,
+}
+
+/// Counts one open mapping for as long as it lives.
+#[derive(Debug)]
+pub(super) struct OpenCount(Arc<AtomicUsize>);
+
+impl OpenCount {
+    /// `None` when `max` are open.
+    pub(super) fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < max).then_some(open + 1));
+        taken.is_ok().then(|| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for OpenCount {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl AssetFile {
+    /// The file of a version that holds `reserved` bytes on disk already. Touches no disk.
+    pub fn new(volume: Arc<Volume>, name: FileName, length: u64, reserved: u64) -> Self {
+        Self {
+            name,
+            length,
+            space: Arc::new(Space::new(volume, reserved)),
+            slot: ArcSwapOption::empty(),
+            used_lately: AtomicBool::new(false),
+            opening: Mutex::default(),
+        }
+    }
+
+    /// Its name on the volume.
+    pub fn name(&self) -> FileName {
+        self.name
+    }
+
+    /// Bytes of the whole asset.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The volume it lies on.
+    pub fn volume(&self) -> &Arc<Volume> {
+        self.space.volume()
+    }
+
+    /// Bytes reserved for it.
+    pub fn reserved(&self) -> u64 {
+        self.space.bytes()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.name.path(self.volume().root())
+    }
+
+    /// Counts the space of one block and reserves it on the disk. Blocks.
+    ///
+    /// # Errors
+    /// `StorageFull` where capacity or disk is full; other errors as of the disk.
+    pub fn reserve(&self, file: &File, block: ByteRange) -> io::Result<()> {
+        self.space.grow(block.len()).map_err(|SpaceError::Full| io::Error::from(io::ErrorKind::StorageFull))?;
+        let reserved = self.volume().disk().reserve(file, block.start(), block.len());
+        if reserved.is_err() {
+            self.space.shrink(block.len());
+        }
+        reserved
+    }
+
+    /// Takes over the space of a block that is counted already but was found worthless; the next reservation of it counts anew.
+    pub fn unreserve(&self, block: ByteRange) {
+        self.space.shrink(block.len());
+    }
+
+    /// The file, open for writing blocks; made when it does not exist. Shared by all who write. Blocks.
+    ///
+    /// # Errors
+    /// As of the disk; `NotFound` when it has been evicted.
+    pub fn open_write(&self) -> io::Result<Arc<File>> {
+        let mut opening = self.opening.lock();
+        if opening.unlinked {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if let Some(file) = opening.writing.upgrade() {
+            return Ok(file);
+        }
+        let (disk, path) = (self.volume().disk(), self.path());
+        let file = match disk.open_write(&path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => disk.create(&path, self.length)?,
+            other => other?,
+        };
+        let file = Arc::new(file);
+        opening.writing = Arc::downgrade(&file);
+        Ok(file)
+    }
+
+    /// Opens for verifying what is on disk. Blocks.
+    ///
+    /// # Errors
+    /// As of the disk.
+    pub fn open_read(&self) -> io::Result<File> {
+        self.volume().disk().open_read(&self.path())
+    }
+
+    /// Makes the file's place in its directory durable. Blocks.
+    ///
+    /// # Errors
+    /// As of `fsync(2)`.
+    pub fn sync_dir(&self) -> io::Result<()> {
+        let path = self.path();
+        let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
+        let disk = self.volume().disk();
+        disk.sync_dir(folder)?;
+        // The fan-out directory may be new too.
+        folder.parent().map_or(Ok(()), |assets| disk.sync_dir(assets))
+    }
+
+    /// The mapping, if the file is mapped. Takes no lock.
+    pub fn mapped(&self) -> Option<Arc<Mapping>> {
+        let mapping = self.slot.load_full()?;
+        if !self.used_lately.load(Ordering::Relaxed) {
+            self.used_lately.store(true, Ordering::Relaxed);
+        }
+        Some(mapping)
+    }
+
+    /// Maps the file; once, however many ask. Blocks. The second value tells whether this call mapped it.
+    pub(super) fn map(&self, open: impl FnOnce() -> io::Result<OpenCount>) -> io::Result<(Arc<Mapping>, bool)> {
+        let opening = self.opening.lock();
+        if let Some(mapping) = self.mapped() {
+            return Ok((mapping, false));
+        }
+        if opening.unlinked {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let file = self.open_read()?;
+        let mapping = Arc::new(Mapping::new(file, self.length, Arc::clone(&self.space), open()?)?);
+        self.slot.store(Some(Arc::clone(&mapping)));
+        self.used_lately.store(true, Ordering::Relaxed);
+        Ok((mapping, true))
+    }
+
+    /// Forgets the mapping; it is unmapped when its last lease goes.
+    pub(super) fn unmap(&self) {
+        self.slot.store(None);
+    }
+
+    pub(super) fn is_mapped(&self) -> bool {
+        self.slot.load().is_some()
+    }
+
+    /// Clears the mark of use and tells whether it was set.
+    pub(super) fn take_used_lately(&self) -> bool {
+        self.used_lately.swap(false, Ordering::Relaxed)
+    }
+
+    /// Removes the file from the disk. Whoever holds a lease goes on reading; the space counts as free when the last has gone.
+    /// Returns the bytes that will come back; zero when it was evicted before. Blocks.
+    ///
+    /// # Errors
+    /// As of `unlink(2)`. The file is lost to us all the same; start-up removes what was left.
+    pub fn evict(&self) -> io::Result<u64> {
+        let freed = {
+            let mut opening = self.opening.lock();
+            opening.unlinked = true;
+            self.space.leave()
+        };
+        self.unmap();
+        match self.volume().disk().unlink(&self.path()) {
+            // Nothing of it was ever written.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(freed),
+            other => other.map(|()| freed),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The seam to the file system: what storage asks of a disk, so that tests can put a failing one in its place.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use rustix::fs::FallocateFlags;
+
+/// What storage asks of a disk. Every call may block; none is made on a worker.
+pub trait Disk: Send + Sync + std::fmt::Debug {
+    /// Makes a file of `length` bytes, all holes; it must not exist.
+    ///
+    /// # Errors
+    /// As of `open(2)` and `ftruncate(2)`.
+    fn create(&self, path: &Path, length: u64) -> io::Result<File>;
+
+    /// Opens a file for writing blocks.
+    ///
+    /// # Errors
+    /// As of `open(2)`.
+    fn open_write(&self, path: &Path) -> io::Result<File>;
+
+    /// Opens a file for reading and mapping.
+    ///
+    /// # Errors
+    /// As of `open(2)`.
+    fn open_read(&self, path: &Path) -> io::Result<File>;
+
+    /// Reserves disk space for a part of a file without changing its length.
+    ///
+    /// # Errors
+    /// As of `fallocate(2)`; `ENOSPC` where the disk is full. A file system without `fallocate` is no error.
+    fn reserve(&self, file: &File, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// As of `pwrite(2)`.
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Fills `buffer` from the page cache or the disk.
+    ///
+    /// # Errors
+    /// As of `pread(2)`; `UnexpectedEof` where the file is shorter.
+    fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Makes a file's data durable.
+    ///
+    /// # Errors
+    /// As of `fdatasync(2)`. After an error the state of what was written is unknown.
+    fn sync_data(&self, file: &File) -> io::Result<()>;
+
+    /// Makes a directory's entries durable.
+    ///
+    /// # Errors
+    /// As of `fsync(2)`.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a file's name.
+    ///
+    /// # Errors
+    /// As of `unlink(2)`.
+    fn unlink(&self, path: &Path) -> io::Result<()>;
+}
+
+/// The disk as it is.
+#[derive(Debug, Default)]
+pub struct RealDisk;
+
+impl Disk for RealDisk {
+    fn create(&self, path: &Path, length: u64) -> io::Result<File> {
+        let options = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o640);
+            options
+        };
+        let file = match options().open(path) {
+            // The fan-out directories are made when they are first needed.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                let folder = path.parent().ok_or(err)?;
+                std::fs::create_dir_all(folder)?;
+                options().open(path)?
+            }
+            other => other?,
+        };
+        file.set_len(length)?;
+        Ok(file)
+    }
+
+    fn open_write(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    fn reserve(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        file.read_exact_at(buffer, offset)
+    }
+
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+}

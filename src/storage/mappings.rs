@@ -1,0 +1,77 @@
+//! Bounds how many files are mapped at once.
+//!
+//! Least recently used, by the clock algorithm (second chance): use sets a mark without a lock; the hand clears marks and
+//! unmaps the first file it finds without one.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    asset_file::{AssetFile, OpenCount},
+    mapping::Mapping,
+};
+
+/// The files that are mapped, and the hand that goes round them.
+#[derive(Debug)]
+pub struct Mappings {
+    max: usize,
+    open: Arc<AtomicUsize>,
+    clock: Mutex<VecDeque<Weak<AssetFile>>>,
+}
+
+/// More files are being read at once than may be mapped.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("all mappings that storage.mappings_max allows are in use")]
+pub struct MappingsFull;
+
+impl Mappings {
+    /// At most `max` mappings, those held only by leases included.
+    pub fn new(max: usize) -> Self {
+        Self { max, open: Arc::default(), clock: Mutex::default() }
+    }
+
+    /// Files mapped just now.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Maps `file`, unmapping others where there are too many. Blocks.
+    ///
+    /// # Errors
+    /// As of `open(2)` and `mmap(2)`; [`MappingsFull`] inside an `io::Error` when every mapping is leased.
+    pub fn map(&self, file: &Arc<AssetFile>) -> io::Result<Arc<Mapping>> {
+        let (mapping, new) = file.map(|| self.take_place())?;
+        if new {
+            self.clock.lock().push_back(Arc::downgrade(file));
+        }
+        Ok(mapping)
+    }
+
+    fn take_place(&self) -> io::Result<OpenCount> {
+        // Two rounds: the first clears every mark, the second finds them cleared. Leased mappings free nothing at once,
+        // so that the hand may have to go on.
+        let mut steps = 2 * self.clock.lock().len() + 1;
+        loop {
+            if let Some(place) = OpenCount::take(&self.open, self.max) {
+                return Ok(place);
+            }
+            let next = self.clock.lock().pop_front();
+            let Some(next) = next.filter(|_| steps > 0) else { return Err(io::Error::other(MappingsFull)) };
+            steps -= 1;
+            let Some(file) = next.upgrade().filter(|file| file.is_mapped()) else { continue };
+            if file.take_used_lately() {
+                self.clock.lock().push_back(next);
+            } else {
+                file.unmap();
+            }
+        }
+    }
+}

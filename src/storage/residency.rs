@@ -1,0 +1,158 @@
+//! Brings cold slices into memory before anybody reads them.
+//!
+//! check (`cachestat`) -> resident: bytes at once
+//!                     -> cold: io_uring `MADV_POPULATE_READ`, or a thread of the pool -> bytes, or the disk's error as a code
+//!
+//! Never faults on the thread that asks. Between the check and the send the kernel may take pages away again; windows are
+//! small and sent at once, so that this is rare, and the workers' major faults are counted where it happens.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    Config, EngineChoice,
+    mapping::{ColdSlice, Populating},
+};
+use crate::sys::uring::Ring;
+
+/// Reads cold windows, at most so many at once.
+#[derive(Debug)]
+pub struct Residency {
+    engine: Engine,
+    slots: Arc<Semaphore>,
+    waits: AtomicU64,
+    wait_micros: AtomicU64,
+    prefetches: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Uring(Ring),
+    Threads,
+}
+
+/// Why a slice cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk could not deliver.
+    #[error("reading the volume failed: {0}")]
+    Io(#[from] io::Error),
+    /// The appliance is stopping.
+    #[error("the appliance is stopping")]
+    Stopping,
+}
+
+impl Residency {
+    /// Sets up the engine that `config` asks for.
+    ///
+    /// # Errors
+    /// io_uring was demanded and is not to be had.
+    pub fn new(config: &Config) -> io::Result<Self> {
+        let engine = match (config.engine, Ring::new(config.cold_reads_max)) {
+            (EngineChoice::Threads, _) => Engine::Threads,
+            (_, Ok(ring)) => Engine::Uring(ring),
+            (EngineChoice::Uring, Err(err)) => return Err(err),
+            (EngineChoice::Auto, Err(err)) => {
+                tracing::info!(reason = %err, "no io_uring; cold reads use a pool of threads");
+                Engine::Threads
+            }
+        };
+        Ok(Self {
+            engine,
+            slots: Arc::new(Semaphore::new(config.cold_reads_max)),
+            waits: AtomicU64::new(0),
+            wait_micros: AtomicU64::new(0),
+            prefetches: AtomicU64::new(0),
+        })
+    }
+
+    /// `"io_uring"` or `"threads"`.
+    pub fn engine_name(&self) -> &'static str {
+        match self.engine {
+            Engine::Uring(_) => "io_uring",
+            Engine::Threads => "threads",
+        }
+    }
+
+    /// Slices somebody had to wait for, and the microseconds they waited in all.
+    pub fn cold_waits(&self) -> (u64, u64) {
+        (self.waits.load(Ordering::Relaxed), self.wait_micros.load(Ordering::Relaxed))
+    }
+
+    /// Windows read ahead of their viewer.
+    pub fn prefetches(&self) -> u64 {
+        self.prefetches.load(Ordering::Relaxed)
+    }
+
+    /// The bytes, if all their pages are in memory. Never waits: one system call.
+    pub fn resident_now(&self, slice: &ColdSlice) -> Option<Bytes> {
+        slice.is_cached().then(|| slice.clone().into_bytes())
+    }
+
+    /// The bytes, after waiting for the disk where needed.
+    ///
+    /// # Errors
+    /// The disk could not deliver.
+    pub async fn resident(&self, slice: ColdSlice) -> Result<Bytes, ReadError> {
+        if slice.is_cached() {
+            return Ok(slice.into_bytes());
+        }
+        let begun = Instant::now();
+        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ReadError::Stopping)?;
+        let outcome = self.populate(slice, slot).await;
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        self.wait_micros.fetch_add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        outcome.map(ColdSlice::into_bytes)
+    }
+
+    /// Starts reading a slice that will be wanted soon. Does nothing when the engine is busy: who waits goes first.
+    pub fn prefetch(&self, slice: ColdSlice) {
+        if slice.is_cached() {
+            return;
+        }
+        let Engine::Uring(ring) = &self.engine else { return };
+        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
+        if ring.populate_read(Slotted { slice: slice.into_populating(), _slot: slot }).is_ok() {
+            self.prefetches.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn populate(&self, slice: ColdSlice, slot: OwnedSemaphorePermit) -> Result<ColdSlice, ReadError> {
+        let Engine::Uring(ring) = &self.engine else { return populate_on_thread(slice, slot).await };
+        let pending = ring.populate_read(Slotted { slice: slice.into_populating(), _slot: slot })?;
+        let (slotted, result) = pending.await.map_err(|_| ReadError::Stopping)?;
+        result?;
+        Ok(slotted.slice.into_inner())
+    }
+}
+
+async fn populate_on_thread(slice: ColdSlice, slot: OwnedSemaphorePermit) -> Result<ColdSlice, ReadError> {
+    let populated = tokio::task::spawn_blocking(move || {
+        let result = slice.populate();
+        drop(slot);
+        result.map(|()| slice)
+    });
+    Ok(populated.await.map_err(|_| ReadError::Stopping)??)
+}
+
+/// A slice being read, and its place among the reads: whoever stops waiting for it does not make room for more before the
+/// kernel is done.
+struct Slotted {
+    slice: Populating,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Slotted {
+    fn as_ref(&self) -> &[u8] {
+        self.slice.as_ref()
+    }
+}

@@ -1,0 +1,220 @@
+//! The io_uring that brings cold pages into memory without stopping the thread that asks.
+//!
+//! One ring for the process. Whoever wants pages submits (`io_uring_enter` returns at once: the kernel's worker threads do the
+//! faulting); one thread of ours waits for completions and wakes the tasks. Nothing here reads or writes file data itself.
+
+#![expect(
+    unsafe_code,
+    reason = "submission entries carry addresses, and the two ends of the ring are used by different threads"
+)]
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use io_uring::{IoUring, Probe, opcode};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// `MADV_POPULATE_READ`: populate page tables for reading, faulting in all pages, errors as a code (`madvise(2)`, Linux 5.14).
+const MADV_POPULATE_READ: i32 = 22;
+/// User data of the entry that ends the completion thread; no allocation has this address.
+const STOP: u64 = 0;
+
+/// A ring and the thread that waits on it.
+#[derive(Debug)]
+pub struct Ring {
+    shared: Arc<Shared>,
+    waiter: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    ring: IoUring,
+    /// Held while an entry is pushed and submitted: the submission queue has one producer at a time.
+    submission: Mutex<()>,
+    stopped: AtomicBool,
+    page_bytes: usize,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("stopped", &self.stopped).finish_non_exhaustive()
+    }
+}
+
+/// What waits for one completion: whom to tell, and what must stay mapped until then.
+struct Pending<K> {
+    done: oneshot::Sender<(K, io::Result<()>)>,
+    keep: K,
+}
+
+/// A pending read behind a pointer that forgets what it keeps.
+trait Completion: Send {
+    fn complete(self: Box<Self>, result: io::Result<()>);
+}
+
+impl<K: Send> Completion for Pending<K> {
+    fn complete(self: Box<Self>, result: io::Result<()>) {
+        let Pending { done, keep } = *self;
+        // Nobody listens any more when the viewer left or the read was a prefetch.
+        drop(done.send((keep, result)));
+    }
+}
+
+impl Ring {
+    /// Makes a ring for up to `in_flight_max` reads at once.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring, forbids it, or lacks `IORING_OP_MADVISE` (before Linux 5.6) or `MADV_POPULATE_READ`
+    /// (before 5.14).
+    pub fn new(in_flight_max: usize) -> io::Result<Self> {
+        let entries = u32::try_from(in_flight_max.clamp(8, 4096).next_power_of_two()).unwrap_or(4096);
+        let ring = IoUring::builder().setup_cqsize(entries * 2).build(entries)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::Madvise::CODE) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring has no IORING_OP_MADVISE"));
+        }
+        let shared = Arc::new(Shared {
+            ring,
+            submission: Mutex::new(()),
+            stopped: AtomicBool::new(false),
+            page_bytes: rustix::param::page_size(),
+        });
+        let waiter = std::thread::Builder::new().name("oca-uring".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.wait_for_completions()
+        })?;
+        Ok(Self { shared, waiter: Some(waiter) })
+    }
+
+    /// Brings the pages of `keep` into memory. `keep` is given back with the outcome; it stays alive in the kernel's hands even
+    /// when the returned receiver is dropped.
+    ///
+    /// # Errors
+    /// Through the receiver: `EFAULT` or `EIO` where the disk could not deliver a page. At once: the ring did not take the entry.
+    pub fn populate_read<K>(&self, keep: K) -> io::Result<oneshot::Receiver<(K, io::Result<()>)>>
+    where
+        K: AsRef<[u8]> + Send + 'static,
+    {
+        let bytes = keep.as_ref();
+        let into_page = bytes.as_ptr().addr() % self.shared.page_bytes;
+        let start = bytes.as_ptr().wrapping_sub(into_page);
+        let len = i64::try_from(bytes.len() + into_page).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let (done, outcome) = oneshot::channel();
+        let pending: Box<Box<dyn Completion>> = Box::new(Box::new(Pending { done, keep }));
+        let user_data = Box::into_raw(pending).expose_provenance() as u64;
+        let entry = opcode::Madvise::new(start.cast(), len, MADV_POPULATE_READ).build().user_data(user_data);
+        if let Err(err) = self.shared.submit(&entry) {
+            // SAFETY: the entry was not taken, so the pointer made above is still ours alone.
+            drop(unsafe { reclaim(user_data) });
+            return Err(err);
+        }
+        Ok(outcome)
+    }
+}
+
+/// # Safety
+/// `user_data` must come from `Box::into_raw` in [`Ring::populate_read`] and must not have been reclaimed before.
+unsafe fn reclaim(user_data: u64) -> Box<Box<dyn Completion>> {
+    #[expect(clippy::cast_possible_truncation, reason = "addresses are as wide as usize")]
+    let pointer = std::ptr::with_exposed_provenance_mut(user_data as usize);
+    // SAFETY: by this function's contract the pointer is a live, unaliased box of this type.
+    unsafe { Box::from_raw(pointer) }
+}
+
+impl Shared {
+    fn submit(&self, entry: &io_uring::squeue::Entry) -> io::Result<()> {
+        let _one_producer = self.submission.lock();
+        {
+            // JUSTIFICATION: one lock and one enter per cold window, instead of a hop to the ring's own thread.
+            // SAFETY: `submission` is held, and nobody else makes a submission queue, so this is the only one.
+            let mut queue = unsafe { self.ring.submission_shared() };
+            // SAFETY: what the entry points to is a mapping kept alive by the `Pending` behind its user data, which is
+            // reclaimed only after the completion (or here below, when the entry was not taken).
+            unsafe { queue.push(entry) }.map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
+        }
+        // An interrupted or refused enter leaves the entry in the queue; the kernel takes it with the next one. Only what this
+        // process could never repair is left, and there the entry has to stay alive too: so the result is no failure of ours.
+        while let Err(err) = self.ring.submit() {
+            if !matches!(err.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) {
+                tracing::error!(error = %err, "io_uring does not take submissions");
+                break;
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn wait_for_completions(&self) {
+        while !self.stopped.load(Ordering::Acquire) {
+            // SAFETY: waiting for completions submits nothing and passes no argument that the kernel would read.
+            let waited = unsafe {
+                self.ring.submitter().enter::<libc::sigset_t>(0, 1, 1 /* IORING_ENTER_GETEVENTS */, None)
+            };
+            if let Err(err) = waited
+                && err.raw_os_error() != Some(libc::EINTR)
+            {
+                tracing::error!(error = %err, "io_uring does not deliver completions");
+                // Whatever it is, asking again at once would only burn a core.
+                std::thread::park_timeout(std::time::Duration::from_millis(100));
+            }
+            // SAFETY: only this thread ever makes a completion queue, and only one at a time.
+            let completions = unsafe { self.ring.completion_shared() };
+            for completion in completions {
+                if completion.user_data() == STOP {
+                    continue;
+                }
+                // SAFETY: user data other than STOP comes from `populate_read`, and each completion is seen once.
+                let pending = unsafe { reclaim(completion.user_data()) };
+                let result = completion.result();
+                pending.complete(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.shared.stopped.store(true, Ordering::Release);
+        let woken = self.shared.submit(&opcode::Nop::new().build().user_data(STOP));
+        if let (Ok(()), Some(waiter)) = (woken, self.waiter.take())
+            && waiter.join().is_err()
+        {
+            tracing::error!("the io_uring thread panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_a_buffer_are_populated_and_the_buffer_comes_back() {
+        let Ok(ring) = Ring::new(8) else {
+            println!("skipped: this kernel has no io_uring for us");
+            return;
+        };
+        let outcome = ring.populate_read(vec![7_u8; 100_000]).expect("submitted");
+        let (buffer, result) = outcome.blocking_recv().expect("completed");
+        result.expect("populated");
+        assert_eq!(buffer.len(), 100_000);
+    }
+
+    #[test]
+    fn a_read_nobody_waits_for_does_no_harm() {
+        let Ok(ring) = Ring::new(8) else { return };
+        for _ in 0..100 {
+            match ring.populate_read(vec![7_u8; 10_000]) {
+                Ok(outcome) => drop(outcome),
+                Err(err) => assert_eq!(err.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+    }
+}
