@@ -1,0 +1,19 @@
+//! Black-box tests: the real binary, over real sockets, against an origin that misbehaves to order.
+//!
+//! One binary for all, so that it is linked once.
+
+#![expect(
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "tests say what they saw, and compute with lengths that fit"
+)]
+
+mod crash;
+mod delivery;
+mod faults;
+mod fill;
+mod players;
+mod slow;
+mod smuggling;
+mod support;

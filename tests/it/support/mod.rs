@@ -1,0 +1,14 @@
+//! What the tests stand on: the real binary in a process of its own, an origin that can be told to misbehave, a client
+//! that controls every byte, content that can be computed, randomness that can be repeated.
+
+mod appliance;
+mod client;
+mod content;
+mod origin;
+mod tools;
+
+pub(crate) use appliance::{Appliance, Setup};
+pub(crate) use client::{Client, Cut, Response, request};
+pub(crate) use content::Content;
+pub(crate) use origin::{Fault, Origin, Published};
+pub(crate) use tools::{Random, missing_tool, run, wait_until};
