@@ -11,6 +11,7 @@
 
 mod crash;
 mod delivery;
+mod demo;
 mod faults;
 mod fill;
 mod players;

@@ -2,12 +2,14 @@
 //! that controls every byte, content that can be computed, randomness that can be repeated.
 
 mod appliance;
+mod browser;
 mod client;
 mod content;
 mod origin;
 mod tools;
 
 pub(crate) use appliance::{Appliance, Setup};
+pub(crate) use browser::Browser;
 pub(crate) use client::{Client, Cut, Response, request};
 pub(crate) use content::Content;
 pub(crate) use origin::{Fault, Origin, Published};
