@@ -1,4 +1,426 @@
-//! See `config.rs`.
+//! What the appliance holds, and what it has been asked for and lacks.
+//!
+//! lookup -> hit: an [`Entry`], of which a [`Lease`] gives the bytes
+//!        -> miss: a demand on the board, answered by fill through `admit` and [`AssetWriter`]
+//! touch -> recency -> eviction; block whole -> persist -> database; unclean stop -> verify
+//!
+//! The hot index lives in memory, lock-free for readers; each volume's database is written behind. The catalog never talks to
+//! a source and never to a viewer.
 
+mod blocks;
 mod config;
+mod database;
+mod demand;
+mod entry;
+mod housekeeping;
+mod meta;
+mod negative;
+mod open;
+mod persist;
+mod recency;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod writer;
+
+use std::{
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+        mpsc::SyncSender,
+    },
+    time::Duration,
+};
+
+use crossbeam_queue::ArrayQueue;
+use parking_lot::Mutex;
+
 pub use config::{Admission, Config};
+pub use demand::{
+    Demand, Demands, Discovered, Discovery, PassHead, PassThrough, PassThroughDemand, Revalidation, Want,
+};
+pub use entry::{Entry, Lease};
+pub use meta::{Lifetime, Meta};
+pub use open::OpenError;
+pub use refusal::Refusal;
+pub use writer::{AssetWriter, WriteError};
+
+use crate::{
+    asset::{AssetId, AssetKey},
+    storage::{AssetFile, FileName, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState},
+    sys::Clock,
+    telemetry::metrics::{Metrics, VolumeMetrics},
+};
+use blocks::{BlockState, Blocks};
+use demand::{Asked, Board};
+use entry::Holding;
+use negative::Negative;
+use persist::Record;
+use recency::Recency;
+
+type Index = papaya::HashMap<AssetId, Arc<Entry>, foldhash::fast::RandomState>;
+
+/// The assets this appliance holds, and the board for those it lacks.
+#[derive(Debug)]
+pub struct Catalog {
+    config: Config,
+    index: Index,
+    shelves: Vec<Shelf>,
+    mappings: Mappings,
+    board: Arc<Board>,
+    negative: Arc<Negative>,
+    touches: ArrayQueue<AssetId>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    threads: Mutex<housekeeping::Threads>,
+    me: Weak<Self>,
+}
+
+/// One volume's part of the catalog.
+#[derive(Debug)]
+struct Shelf {
+    volume: Arc<Volume>,
+    recency: Mutex<Recency>,
+    serial: AtomicU64,
+    records: SyncSender<Record>,
+    verify: Mutex<Option<SyncSender<(Arc<Entry>, u32)>>>,
+    metrics: Arc<VolumeMetrics>,
+}
+
+/// What the catalog knows of a key.
+#[derive(Debug)]
+pub enum Lookup {
+    /// Held and fresh.
+    Hit(Arc<Entry>),
+    /// Held, but its source has to be asked whether it is still good.
+    Stale(Arc<Entry>),
+    /// A source said a moment ago that there is none.
+    Negative(Refusal),
+    /// Unknown.
+    Miss,
+}
+
+/// Why an asset is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// No volume is large enough for it.
+    #[error("the asset is larger than any volume")]
+    TooLarge,
+    /// Every volume has failed.
+    #[error("no volume is in use")]
+    NoVolume,
+}
+
+/// Why an entry leaves the catalog; the label of the metric that counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// For room.
+    Evicted,
+    /// Changed or gone at its source, or by order.
+    Purged,
+    /// Could not be read, or its volume failed.
+    Lost,
+}
+
+impl Catalog {
+    /// What is known of `key`. Takes no lock on a hit; notes the use.
+    pub fn lookup(&self, key: &AssetKey) -> Lookup {
+        match self.held(key) {
+            Some(entry) => {
+                let now = self.clock.unix();
+                if entry.touch(now) && self.touches.push(entry.id()).is_err() {
+                    self.metrics.touches_dropped.inc();
+                }
+                if now < entry.lifetime().fresh_until { Lookup::Hit(entry) } else { Lookup::Stale(entry) }
+            }
+            None => self.negative.recall(&key.id()).map_or(Lookup::Miss, |refusal| {
+                self.metrics.negative_hits.inc();
+                Lookup::Negative(refusal)
+            }),
+        }
+    }
+
+    /// The entry for `key`, without noting a use.
+    pub fn held(&self, key: &AssetKey) -> Option<Arc<Entry>> {
+        // The whole key is compared: a digest decides where to look, not what is served.
+        self.index.pin().get(&key.id()).filter(|entry| entry.key() == key).cloned()
+    }
+
+    /// Asks fill about an unknown asset; one question for all who ask at the same time.
+    ///
+    /// # Errors
+    /// No source has it or could be asked, or too much is waiting.
+    pub async fn discover(&self, key: &AssetKey, want: Want) -> Result<Discovered, Refusal> {
+        if self.config.admission == Admission::SecondRequest && !self.negative.seen_before(key.id()) {
+            return Ok(Discovered::PassThrough);
+        }
+        let known = || {
+            let held = self.held(key).map(|entry| Ok(Discovered::Entry(entry)));
+            held.or_else(|| self.negative.recall(&key.id()).map(Err))
+        };
+        let (asked, answer) = self.board.discover(key, want, known).await;
+        if asked == Asked::Collapsed {
+            self.metrics.collapsed_demands.inc();
+        }
+        answer
+    }
+
+    /// Asks fill whether a stale version is still good; one question for all who ask at the same time. Gives the same entry,
+    /// refreshed, or its successor.
+    ///
+    /// # Errors
+    /// The asset is gone, or no source could be asked: see [`Catalog::may_serve_stale`].
+    pub async fn revalidate(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
+        self.board.revalidate(entry).await
+    }
+
+    /// Whether a stale version may be served while no source answers.
+    pub fn may_serve_stale(&self, entry: &Entry) -> bool {
+        self.clock.unix() < entry.lifetime().stale_until
+    }
+
+    /// Asks fill for a response that is not stored.
+    ///
+    /// # Errors
+    /// No source has it or could be asked, or too much is waiting.
+    pub async fn pass_through(&self, key: &AssetKey, want: Want) -> Result<PassThrough, Refusal> {
+        self.metrics.pass_throughs.inc();
+        self.board.pass_through(key, want).await
+    }
+
+    /// Takes in a version of an asset, still without bytes. An older version of the key leaves.
+    ///
+    /// # Errors
+    /// There is no volume for it.
+    pub fn admit(&self, key: &AssetKey, meta: Meta, lifetime: Lifetime) -> Result<Arc<Entry>, AdmitError> {
+        let shelf = self.shelf_for(&key.id(), meta.length)?;
+        let serial = shelf.serial.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = FileName { id: key.id(), serial };
+        let file = Arc::new(AssetFile::new(Arc::clone(&shelf.volume), name, meta.length, 0));
+        let blocks = Blocks::new(shelf.volume.block_size().count(meta.length), BlockState::Missing);
+        let holding = Holding { blocks, used: self.clock.unix() };
+        let entry = Entry::new(key.clone(), meta, lifetime, file, (holding, self.me.clone()));
+        if entry.is_sealed() {
+            self.record_if_room(&entry, Record::Asset(Arc::clone(&entry)));
+        }
+        shelf.recency.lock().insert(Arc::clone(&entry));
+        let before = self.index.pin().insert(key.id(), Arc::clone(&entry)).cloned();
+        if let Some(before) = before {
+            self.leave_later(&before, Leaving::Purged);
+        }
+        self.negative.forget(&key.id());
+        Ok(entry)
+    }
+
+    /// The volume for an asset: by rendezvous hashing weighted by capacity (Thaler and Ravishankar, 1998; weights as in
+    /// Schindelhauer and Schomaker, 2005), so that a volume that comes or goes moves only its own share.
+    fn shelf_for(&self, id: &AssetId, length: u64) -> Result<&Shelf, AdmitError> {
+        let serving = || self.shelves.iter().filter(|shelf| shelf.volume.state() == VolumeState::Serving);
+        if serving().next().is_none() {
+            return Err(AdmitError::NoVolume);
+        }
+        let room_for = |shelf: &&Shelf| {
+            let most = u128::from(shelf.volume.capacity()) * u128::from(self.config.watermark_high_percent) / 100;
+            u128::from(length) <= most && length <= shelf.volume.block_size().length_max()
+        };
+        let score = |shelf: &&Shelf| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(id.as_bytes()).update(shelf.volume.id().as_bytes());
+            let mut hash = [0_u8; 8];
+            hasher.finalize_xof().fill(&mut hash);
+            // Uniform in (0, 1); -capacity / ln u is largest with a probability proportional to the capacity.
+            let uniform = (u64::from_le_bytes(hash) >> 11) as f64 / (1_u64 << 53) as f64 + f64::EPSILON;
+            -(shelf.volume.capacity() as f64) / uniform.min(1.0 - f64::EPSILON).ln()
+        };
+        serving().filter(room_for).max_by(|a, b| score(a).total_cmp(&score(b))).ok_or(AdmitError::TooLarge)
+    }
+
+    /// Takes a version out of the catalog: it changed or is gone at its source, or an operator said so. New requests do not find
+    /// it any more; leases go on; its file is removed soon.
+    pub fn forget(&self, entry: &Arc<Entry>) {
+        self.leave_later(entry, Leaving::Purged);
+    }
+
+    /// Every entry goes through here when it leaves: out of the index, out of service, off the disk, out of the database. Blocks.
+    fn leave(&self, entry: &Arc<Entry>, why: Leaving) {
+        if self.take_out(entry) {
+            self.remove(entry, why);
+        }
+    }
+
+    /// As `leave`, but what blocks is done on another thread where the caller must not block.
+    fn leave_later(&self, entry: &Arc<Entry>, why: Leaving) {
+        if !self.take_out(entry) {
+            return;
+        }
+        match (tokio::runtime::Handle::try_current(), self.me.upgrade()) {
+            (Ok(runtime), Some(catalog)) => {
+                let entry = Arc::clone(entry);
+                drop(runtime.spawn_blocking(move || catalog.remove(&entry, why)));
+            }
+            _ => self.remove(entry, why),
+        }
+    }
+
+    fn take_out(&self, entry: &Arc<Entry>) -> bool {
+        let other = self.index.pin().remove_if(&entry.id(), |_, held| Arc::ptr_eq(held, entry)).is_err();
+        if other {
+            tracing::trace!(asset = %entry.key(), "a later version is in the index");
+        }
+        self.shelf(entry).recency.lock().remove(entry);
+        entry.withdraw()
+    }
+
+    fn remove(&self, entry: &Arc<Entry>, why: Leaving) {
+        let shelf = self.shelf(entry);
+        let freed = match why {
+            // A failed volume is not written to any more, not even to unlink.
+            Leaving::Lost if shelf.volume.state() == VolumeState::Failed => entry.reserved(),
+            _ => entry.file().evict().unwrap_or_else(|err| {
+                tracing::warn!(asset = %entry.key(), error = %err, "file of an evicted asset could not be removed");
+                entry.reserved()
+            }),
+        };
+        self.record(entry, Record::Forget { serial: entry.serial() });
+        let counter = match why {
+            Leaving::Evicted => &shelf.metrics.evicted_assets,
+            Leaving::Purged => &shelf.metrics.purged_assets,
+            Leaving::Lost => &shelf.metrics.lost_assets,
+        };
+        counter.inc();
+        if why == Leaving::Evicted {
+            shelf.metrics.evicted_bytes.add(freed);
+        }
+    }
+
+    /// Evicts from `volume` until `bytes` more fit, as far as there is anything to evict. Blocks.
+    fn make_room(&self, volume: &Volume, bytes: u64) {
+        let shelf = &self.shelves[usize::from(volume.index())];
+        // Twice what is needed: the next blocks of the same fill should not come back for each one.
+        let goal = volume.kept().min(volume.capacity()).saturating_sub(bytes.saturating_mul(2));
+        self.evict_until(shelf, goal);
+    }
+
+    fn evict_until(&self, shelf: &Shelf, goal: u64) {
+        while shelf.volume.kept() > goal {
+            let victim = shelf.recency.lock().pop_victim();
+            let Some(victim) = victim else { return };
+            self.leave(&victim, Leaving::Evicted);
+        }
+    }
+
+    fn shelf(&self, entry: &Entry) -> &Shelf {
+        &self.shelves[usize::from(entry.file().volume().index())]
+    }
+
+    /// Hands a record to the volume's writer; waits while too many are waiting already, so that filling goes no faster than
+    /// the disk. Called only where blocking is allowed.
+    fn record(&self, entry: &Entry, record: Record) {
+        let shelf = self.shelf(entry);
+        if shelf.records.send(record).is_err() {
+            tracing::debug!(asset = %entry.key(), "record after the catalog was closed");
+        }
+    }
+
+    /// Hands on a record whose loss costs only work, without waiting.
+    fn record_if_room(&self, entry: &Entry, record: Record) {
+        if self.shelf(entry).records.try_send(record).is_err() {
+            tracing::debug!(asset = %entry.key(), "a change was not recorded: the disk is behind");
+        }
+    }
+
+    fn refreshed(&self, entry: &Entry) {
+        self.record_if_room(entry, Record::Lifetime { serial: entry.serial(), lifetime: entry.lifetime() });
+    }
+
+    fn board(&self) -> &Board {
+        &self.board
+    }
+
+    fn mappings(&self) -> &Mappings {
+        &self.mappings
+    }
+
+    /// Queues a block for the verifier. Does not wait.
+    fn verify(&self, entry: &Arc<Entry>, block: u32) -> Result<(), Refusal> {
+        let queued = self.shelf(entry).verify.lock().as_ref().map(|verify| verify.try_send((Arc::clone(entry), block)));
+        let refused = match queued {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(_)) => Refusal::Busy,
+            None => Refusal::Stopping,
+        };
+        entry.not_verified(block, refused);
+        Err(refused)
+    }
+
+    fn condemn(&self, entry: &Arc<Entry>, block: u32) {
+        entry.condemn(block);
+        self.record(entry, Record::Condemned { serial: entry.serial(), block });
+    }
+
+    fn mapping_failed(&self, entry: &Arc<Entry>, err: &io::Error) {
+        let full = err.get_ref().is_some_and(|inner| inner.is::<MappingsFull>());
+        if full || matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) {
+            tracing::warn!(error = %err, "asset cannot be mapped now");
+        } else {
+            self.read_failed(entry, err);
+        }
+    }
+
+    /// A read of `entry` failed: the entry leaves, its volume counts the error and may fail.
+    fn read_failed(&self, entry: &Arc<Entry>, err: &io::Error) {
+        if entry.is_withdrawn() {
+            return;
+        }
+        tracing::error!(asset = %entry.key(), error = %err, "asset cannot be read and is dropped");
+        let shelf = self.shelf(entry);
+        shelf.metrics.read_errors.inc();
+        // A file that somebody removed is the file's loss, not the disk's.
+        if err.kind() != io::ErrorKind::NotFound {
+            shelf.volume.read_failed();
+        }
+        self.leave_later(entry, Leaving::Lost);
+    }
+
+    fn write_failed(&self, entry: &Entry, err: &io::Error) {
+        self.shelf(entry).volume.fail(VolumeFailure::Write(err.to_string()));
+    }
+
+    /// Makes everything that is whole now durable, within `patience`. Tells whether all volumes did.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let deadline = std::time::Instant::now() + patience;
+        let flushed = |shelf: &Shelf| {
+            let (done, wait) = std::sync::mpsc::sync_channel(1);
+            shelf.records.send(Record::Flush(done)).is_ok()
+                && wait.recv_timeout(deadline.saturating_duration_since(std::time::Instant::now())).is_ok()
+        };
+        self.shelves.iter().map(flushed).fold(true, |all, one| all & one)
+    }
+
+    /// The volumes.
+    pub fn volumes(&self) -> impl Iterator<Item = &Arc<Volume>> {
+        self.shelves.iter().map(|shelf| &shelf.volume)
+    }
+
+    /// Assets held.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// Files mapped just now.
+    pub fn mapped(&self) -> usize {
+        self.mappings.open()
+    }
+
+    /// Demands that wait for fill.
+    pub fn demands_queued(&self) -> usize {
+        self.board.queued()
+    }
+}

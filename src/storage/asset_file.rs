@@ -25,7 +25,7 @@ use crate::asset::ByteRange;
 pub struct AssetFile {
     name: FileName,
     length: u64,
-    space: Arc<Space>,
+    volume: Arc<Volume>,
     slot: ArcSwapOption<Mapping>,
     /// Set by use, cleared by the hand of the mappings' clock.
     used_lately: AtomicBool,
@@ -33,10 +33,12 @@ pub struct AssetFile {
     opening: Mutex<Opening>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Opening {
     writing: Weak<File>,
-    unlinked: bool,
+    /// Given up by eviction: from then on only mappings hold it. The entry may be remembered for longer, by readers of the
+    /// index, than its space may be.
+    space: Option<Arc<Space>>,
 }
 
 /// Counts one open mapping for as long as it lives.
@@ -63,10 +65,13 @@ impl AssetFile {
         Self {
             name,
             length,
-            space: Arc::new(Space::new(volume, reserved)),
             slot: ArcSwapOption::empty(),
             used_lately: AtomicBool::new(false),
-            opening: Mutex::default(),
+            opening: Mutex::new(Opening {
+                writing: Weak::new(),
+                space: Some(Arc::new(Space::new(Arc::clone(&volume), reserved))),
+            }),
+            volume,
         }
     }
 
@@ -82,12 +87,12 @@ impl AssetFile {
 
     /// The volume it lies on.
     pub fn volume(&self) -> &Arc<Volume> {
-        self.space.volume()
+        &self.volume
     }
 
-    /// Bytes reserved for it.
+    /// Bytes reserved for it; none any more when it was evicted.
     pub fn reserved(&self) -> u64 {
-        self.space.bytes()
+        self.opening.lock().space.as_ref().map_or(0, |space| space.bytes())
     }
 
     fn path(&self) -> PathBuf {
@@ -97,19 +102,15 @@ impl AssetFile {
     /// Counts the space of one block and reserves it on the disk. Blocks.
     ///
     /// # Errors
-    /// `StorageFull` where capacity or disk is full; other errors as of the disk.
+    /// `StorageFull` where capacity or disk is full, `NotFound` when it has been evicted; other errors as of the disk.
     pub fn reserve(&self, file: &File, block: ByteRange) -> io::Result<()> {
-        self.space.grow(block.len()).map_err(|SpaceError::Full| io::Error::from(io::ErrorKind::StorageFull))?;
-        let reserved = self.volume().disk().reserve(file, block.start(), block.len());
+        let space = self.opening.lock().space.clone().ok_or(io::ErrorKind::NotFound)?;
+        space.grow(block.len()).map_err(|SpaceError::Full| io::Error::from(io::ErrorKind::StorageFull))?;
+        let reserved = self.volume.disk().reserve(file, block.start(), block.len());
         if reserved.is_err() {
-            self.space.shrink(block.len());
+            space.shrink(block.len());
         }
         reserved
-    }
-
-    /// Takes over the space of a block that is counted already but was found worthless; the next reservation of it counts anew.
-    pub fn unreserve(&self, block: ByteRange) {
-        self.space.shrink(block.len());
     }
 
     /// The file, open for writing blocks; made when it does not exist. Shared by all who write. Blocks.
@@ -118,7 +119,7 @@ impl AssetFile {
     /// As of the disk; `NotFound` when it has been evicted.
     pub fn open_write(&self) -> io::Result<Arc<File>> {
         let mut opening = self.opening.lock();
-        if opening.unlinked {
+        if opening.space.is_none() {
             return Err(io::ErrorKind::NotFound.into());
         }
         if let Some(file) = opening.writing.upgrade() {
@@ -140,6 +141,14 @@ impl AssetFile {
     /// As of the disk.
     pub fn open_read(&self) -> io::Result<File> {
         self.volume().disk().open_read(&self.path())
+    }
+
+    /// Opens for comparing what the disk itself has. Blocks.
+    ///
+    /// # Errors
+    /// As of the disk.
+    pub fn open_direct(&self) -> io::Result<File> {
+        self.volume().disk().open_direct(&self.path())
     }
 
     /// Makes the file's place in its directory durable. Blocks.
@@ -170,11 +179,9 @@ impl AssetFile {
         if let Some(mapping) = self.mapped() {
             return Ok((mapping, false));
         }
-        if opening.unlinked {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        let space = opening.space.clone().ok_or(io::ErrorKind::NotFound)?;
         let file = self.open_read()?;
-        let mapping = Arc::new(Mapping::new(file, self.length, Arc::clone(&self.space), open()?)?);
+        let mapping = Arc::new(Mapping::new(file, self.length, space, open()?)?);
         self.slot.store(Some(Arc::clone(&mapping)));
         self.used_lately.store(true, Ordering::Relaxed);
         Ok((mapping, true))
@@ -189,6 +196,11 @@ impl AssetFile {
         self.slot.load().is_some()
     }
 
+    /// Whether somebody besides the slot holds the mapping.
+    pub fn is_leased(&self) -> bool {
+        self.slot.load().as_ref().is_some_and(|mapping| Arc::strong_count(mapping) > 1)
+    }
+
     /// Clears the mark of use and tells whether it was set.
     pub(super) fn take_used_lately(&self) -> bool {
         self.used_lately.swap(false, Ordering::Relaxed)
@@ -200,12 +212,10 @@ impl AssetFile {
     /// # Errors
     /// As of `unlink(2)`. The file is lost to us all the same; start-up removes what was left.
     pub fn evict(&self) -> io::Result<u64> {
-        let freed = {
-            let mut opening = self.opening.lock();
-            opening.unlinked = true;
-            self.space.leave()
-        };
+        let space = self.opening.lock().space.take();
+        let freed = space.as_ref().map_or(0, |space| space.leave());
         self.unmap();
+        drop(space);
         match self.volume().disk().unlink(&self.path()) {
             // Nothing of it was ever written.
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(freed),

@@ -47,6 +47,19 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// As of `pread(2)`; `UnexpectedEof` where the file is shorter.
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Opens a file for reading past the page cache, so that what is read is what the disk has. Where the file system cannot,
+    /// as [`Disk::open_read`].
+    ///
+    /// # Errors
+    /// As of `open(2)`.
+    fn open_direct(&self, path: &Path) -> io::Result<File>;
+
+    /// Reads some bytes; for files opened past the page cache, address, offset and size in whole pages.
+    ///
+    /// # Errors
+    /// As of `pread(2)`.
+    fn read_some(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
     /// Makes a file's data durable.
     ///
     /// # Errors
@@ -111,6 +124,17 @@ impl Disk for RealDisk {
 
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         file.read_exact_at(buffer, offset)
+    }
+
+    fn open_direct(&self, path: &Path) -> io::Result<File> {
+        match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
+            Err(err) if err.kind() == io::ErrorKind::InvalidInput => self.open_read(path),
+            other => other,
+        }
+    }
+
+    fn read_some(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(buffer, offset)
     }
 
     fn sync_data(&self, file: &File) -> io::Result<()> {

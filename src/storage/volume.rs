@@ -7,13 +7,12 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
 };
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
-use tokio::sync::Notify;
 
 use super::{config::VolumeConfig, disk::Disk, layout};
 use crate::asset::{BlockSize, ByteCount};
@@ -30,7 +29,7 @@ pub struct Volume {
     used: AtomicU64,
     /// The part of `used` that belongs to evicted files and comes back when their last lease goes.
     leaving: AtomicU64,
-    freed: Notify,
+    room_wanted: AtomicBool,
     state: AtomicU8,
     failure: Mutex<Option<VolumeFailure>>,
     read_errors: AtomicU32,
@@ -154,7 +153,7 @@ impl Volume {
             capacity: config.capacity.0,
             used: AtomicU64::new(0),
             leaving: AtomicU64::new(0),
-            freed: Notify::new(),
+            room_wanted: AtomicBool::new(false),
             state: AtomicU8::new(0),
             failure: Mutex::new(None),
             read_errors: AtomicU32::new(0),
@@ -246,9 +245,14 @@ impl Volume {
             .map_err(|_| SpaceError::Full)
     }
 
-    /// Resolves when space has come back since this was called.
-    pub fn freed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.freed.notified()
+    /// Asks for something to be evicted: the disk is full although the capacity is not.
+    pub fn ask_for_room(&self) {
+        self.room_wanted.store(true, Ordering::Release);
+    }
+
+    /// Whether room was asked for since the last call.
+    pub fn take_room_request(&self) -> bool {
+        self.room_wanted.swap(false, Ordering::AcqRel)
     }
 
     /// Writes, syncs and reads back a small file, and looks whether the directory is still the one that was opened.
@@ -330,7 +334,6 @@ impl Space {
         if *leaving {
             self.volume.leaving.fetch_sub(bytes, Ordering::AcqRel);
         }
-        self.volume.freed.notify_waiters();
     }
 
     /// The file is evicted: its space comes back with the last holder. Returns what was held; zero the second time.
@@ -351,7 +354,6 @@ impl Drop for Space {
             let bytes = self.bytes();
             self.volume.used.fetch_sub(bytes, Ordering::AcqRel);
             self.volume.leaving.fetch_sub(bytes, Ordering::AcqRel);
-            self.volume.freed.notify_waiters();
         }
     }
 }

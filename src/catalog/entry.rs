@@ -1,0 +1,451 @@
+//! One version of an asset: what it is, which blocks of it are here, and who waits for more.
+
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::{
+    Catalog, Lifetime, Meta, Refusal,
+    blocks::{BlockState, Blocks},
+    meta::LifetimeCell,
+    writer::AssetWriter,
+};
+use crate::{
+    asset::{AssetId, AssetKey, BlockSize, ByteRange, UnixTime},
+    storage::{AssetFile, ColdSlice, Mapping, ReadError},
+};
+
+/// One version of an asset.
+///
+/// Hot and sealed, it is read without a lock; while blocks are missing, a lock guards which. It leaves the catalog when it is
+/// evicted, purged or replaced; leases taken before go on reading it.
+#[derive(Debug)]
+pub struct Entry {
+    key: AssetKey,
+    id: AssetId,
+    meta: Meta,
+    lifetime: LifetimeCell,
+    file: Arc<AssetFile>,
+    state: AtomicU8,
+    /// Seconds since 1970 of the last touch that was noted, so that hits in the same second need not be.
+    touched: AtomicU64,
+    writers: AtomicU32,
+    open: Mutex<Option<Box<Open>>>,
+    catalog: Weak<Catalog>,
+}
+
+/// What is kept while not every block may be served.
+#[derive(Debug)]
+struct Open {
+    blocks: Blocks,
+    grown: Arc<Notify>,
+    failure: Refusal,
+}
+
+const OPEN: u8 = 0;
+const SEALED: u8 = 1;
+const WITHDRAWN: u8 = 2;
+/// Withdrawn when it was sealed: whoever holds a lease may read all of it.
+const WITHDRAWN_SEALED: u8 = 3;
+
+/// What a new entry begins with.
+#[derive(Debug)]
+pub(super) struct Holding {
+    pub(super) blocks: Blocks,
+    pub(super) used: UnixTime,
+}
+
+/// What a writer may do with the block it has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BeginBlock {
+    /// Write it; its space is, or is not, reserved already.
+    Write { reserved: bool },
+    /// It is here, or somebody else writes it.
+    Skip,
+    /// The entry is withdrawn.
+    Withdrawn,
+}
+
+impl Entry {
+    pub(super) fn new(
+        key: AssetKey,
+        meta: Meta,
+        lifetime: Lifetime,
+        file: Arc<AssetFile>,
+        (holding, catalog): (Holding, Weak<Catalog>),
+    ) -> Arc<Self> {
+        let sealed = holding.blocks.all_present();
+        let open = (!sealed)
+            .then(|| Box::new(Open { blocks: holding.blocks, grown: Arc::default(), failure: Refusal::SourceFailed }));
+        Arc::new(Self {
+            id: key.id(),
+            key,
+            meta,
+            lifetime: LifetimeCell::new(lifetime),
+            file,
+            state: AtomicU8::new(if sealed { SEALED } else { OPEN }),
+            touched: AtomicU64::new(holding.used.0),
+            writers: AtomicU32::new(0),
+            open: Mutex::new(open),
+            catalog,
+        })
+    }
+
+    /// What it is called.
+    pub fn key(&self) -> &AssetKey {
+        &self.key
+    }
+
+    /// Hash of its key.
+    pub fn id(&self) -> AssetId {
+        self.id
+    }
+
+    /// What it is.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Until when it is good.
+    pub fn lifetime(&self) -> Lifetime {
+        self.lifetime.load()
+    }
+
+    /// Seconds since its source made the response that is stored (RFC 9111, 4.2.3): the `Age` header.
+    pub fn age(&self, now: UnixTime) -> u64 {
+        now.since(self.lifetime.load().born)
+    }
+
+    /// Whether every block may be served.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire), SEALED | WITHDRAWN_SEALED)
+    }
+
+    /// Whether it has left the catalog.
+    pub fn is_withdrawn(&self) -> bool {
+        matches!(self.state.load(Ordering::Acquire), WITHDRAWN | WITHDRAWN_SEALED)
+    }
+
+    /// Its file.
+    pub(super) fn file(&self) -> &Arc<AssetFile> {
+        &self.file
+    }
+
+    /// Number of this version on its volume.
+    pub fn serial(&self) -> u64 {
+        self.file.name().serial
+    }
+
+    /// Unit in which it is filled.
+    pub fn block_size(&self) -> BlockSize {
+        self.file.volume().block_size()
+    }
+
+    /// Bytes of the asset that are reserved on disk.
+    pub fn reserved(&self) -> u64 {
+        self.file.reserved()
+    }
+
+    /// Contiguous bytes that may be served from `offset` on; for a large part still being filled, perhaps less than there are.
+    pub fn available(&self, offset: u64) -> u64 {
+        let length = self.meta.length;
+        if self.is_sealed() {
+            return length.saturating_sub(offset);
+        }
+        let open = self.open.lock();
+        open.as_ref()
+            .map_or(length.saturating_sub(offset), |open| open.blocks.available(offset, length, self.block_size()))
+    }
+
+    /// Registers what `range` lacks: blocks that nobody has asked for go to fill, unverified ones to the verifier, the rest is on
+    /// its way already. Returns whether something had to be fetched or waited for. Does not wait.
+    ///
+    /// # Errors
+    /// Too much is waiting, or the entry is withdrawn.
+    pub fn demand(self: &Arc<Self>, range: ByteRange) -> Result<bool, Refusal> {
+        if self.is_sealed() {
+            return Ok(false);
+        }
+        let catalog = self.catalog.upgrade().ok_or(Refusal::Stopping)?;
+        let wanted = {
+            let mut open = self.open.lock();
+            let Some(open) = open.as_mut() else { return Ok(false) };
+            let blocks = self.block_size().blocks_of(range);
+            if self.is_withdrawn() {
+                return Err(Refusal::Withdrawn);
+            }
+            open.blocks.want(blocks)
+        };
+        let mut refused = Ok(());
+        for run in &wanted.fetch {
+            if refused.is_ok() {
+                refused = catalog.board().fetch(self, run.clone());
+            }
+            if let Err(why) = refused {
+                self.abandon(run.clone(), why);
+            }
+        }
+        for block in &wanted.verify {
+            refused = refused.and(catalog.verify(self, *block));
+        }
+        refused?;
+        Ok(wanted.waiting || !wanted.fetch.is_empty() || !wanted.verify.is_empty())
+    }
+
+    /// Waits until at least one byte from `offset` on may be served; tells how many may be.
+    ///
+    /// # Errors
+    /// Nobody will bring the byte: the fetch failed for good, nobody demanded it, or the entry was withdrawn.
+    pub async fn grown(self: &Arc<Self>, offset: u64) -> Result<u64, Refusal> {
+        loop {
+            let grown = {
+                let open = self.open.lock();
+                let Some(open) = open.as_ref() else { return Ok(self.meta.length.saturating_sub(offset)) };
+                let available = open.blocks.available(offset, self.meta.length, self.block_size());
+                if available > 0 || offset >= self.meta.length {
+                    return Ok(available);
+                }
+                if self.is_withdrawn() {
+                    return Err(Refusal::Withdrawn);
+                }
+                match open.blocks.state(self.block_size().block_of(offset)) {
+                    BlockState::Missing | BlockState::Torn | BlockState::Unverified => return Err(open.failure),
+                    _ => Arc::clone(&open.grown).notified_owned(),
+                }
+            };
+            grown.await;
+        }
+    }
+
+    /// A lease, if the file is mapped. Takes no lock and makes no system call.
+    pub fn lease_now(self: &Arc<Self>) -> Option<Lease> {
+        Some(Lease { mapping: self.file.mapped()?, entry: Arc::clone(self) })
+    }
+
+    /// A lease; maps the file where needed, on a thread that may block.
+    ///
+    /// # Errors
+    /// The file cannot be opened or mapped. An entry whose file is gone is withdrawn: ask the catalog again.
+    pub async fn lease(self: &Arc<Self>) -> Result<Lease, ReadError> {
+        if let Some(lease) = self.lease_now() {
+            return Ok(lease);
+        }
+        let catalog = self.catalog.upgrade().ok_or(ReadError::Stopping)?;
+        let entry = Arc::clone(self);
+        let mapped = tokio::task::spawn_blocking(move || {
+            let mapped = catalog.mappings().map(&entry.file);
+            if let Err(err) = &mapped {
+                catalog.mapping_failed(&entry, err);
+            }
+            mapped
+        });
+        let mapping = mapped.await.map_err(|_| ReadError::Stopping)??;
+        Ok(Lease { mapping, entry: Arc::clone(self) })
+    }
+
+    /// Whether somebody reads it just now.
+    pub(super) fn is_leased(&self) -> bool {
+        self.file.is_leased()
+    }
+
+    /// Whether somebody writes it just now.
+    pub(super) fn is_filling(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
+    }
+
+    /// Notes a use in second `now`; tells whether it is the first of that second.
+    pub(super) fn touch(&self, now: UnixTime) -> bool {
+        // A lost race between two workers notes the touch twice, which does no harm.
+        let first = self.touched.load(Ordering::Relaxed) < now.0;
+        if first {
+            self.touched.store(now.0, Ordering::Relaxed);
+        }
+        first
+    }
+
+    /// When it was last used.
+    pub(super) fn used(&self) -> UnixTime {
+        UnixTime(self.touched.load(Ordering::Relaxed))
+    }
+
+    // Fill's side.
+
+    /// A writer from the start of `block` on.
+    pub fn writer(self: &Arc<Self>, block: u32) -> AssetWriter {
+        AssetWriter::new(Arc::clone(self), block)
+    }
+
+    /// Blocks that were demanded and cannot be fetched: whoever waits for them hears why.
+    pub fn abandon(&self, blocks: Range<u32>, why: Refusal) {
+        let mut open = self.open.lock();
+        if let Some(open) = open.as_mut() {
+            open.blocks.give_up(blocks);
+            open.failure = why;
+            open.grown.notify_waiters();
+        }
+    }
+
+    /// Prolongs its life after its source said that it is still good.
+    pub fn refresh(self: &Arc<Self>, lifetime: Lifetime) {
+        self.lifetime.store(lifetime);
+        if let Some(catalog) = self.catalog.upgrade() {
+            catalog.refreshed(self);
+        }
+    }
+
+    /// Whether all of `blocks` are here: whether a fetch of them would be for nothing.
+    pub fn holds(&self, blocks: Range<u32>) -> bool {
+        let open = self.open.lock();
+        let Some(open) = open.as_ref() else { return true };
+        blocks.into_iter().all(|block| open.blocks.state(block) == BlockState::Present)
+    }
+
+    pub(super) fn catalog(&self) -> Option<Arc<Catalog>> {
+        self.catalog.upgrade()
+    }
+
+    pub(super) fn add_writer(&self) {
+        self.writers.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn drop_writer(&self) {
+        self.writers.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn begin_block(&self, writer: u64, block: u32) -> BeginBlock {
+        let mut open = self.open.lock();
+        if self.is_withdrawn() {
+            return BeginBlock::Withdrawn;
+        }
+        let Some(open) = open.as_mut() else { return BeginBlock::Skip };
+        match open.blocks.state(block) {
+            state @ (BlockState::Missing | BlockState::Torn | BlockState::Wanted { .. }) => {
+                open.blocks.set(block, BlockState::Filling { writer, written: 0 });
+                BeginBlock::Write { reserved: state.is_reserved() }
+            }
+            _ => BeginBlock::Skip,
+        }
+    }
+
+    /// `written` bytes of the block may be served.
+    pub(super) fn block_grew(&self, writer: u64, block: u32, written: u32) {
+        if let Some(open) = self.open.lock().as_mut() {
+            open.blocks.set(block, BlockState::Filling { writer, written });
+            open.grown.notify_waiters();
+        }
+    }
+
+    /// The block is whole. Seals the asset with its last one.
+    pub(super) fn block_present(&self, block: u32) {
+        let mut guard = self.open.lock();
+        let Some(open) = guard.as_mut() else { return };
+        open.blocks.set(block, BlockState::Present);
+        let grown = Arc::clone(&open.grown);
+        if open.blocks.all_present() {
+            let sealed = if self.is_withdrawn() { WITHDRAWN_SEALED } else { SEALED };
+            self.state.store(sealed, Ordering::Release);
+            *guard = None;
+        }
+        drop(guard);
+        grown.notify_waiters();
+    }
+
+    /// A writer stops in the middle of a block that it had begun. It stays wanted: a retry, or `abandon`, decides.
+    pub(super) fn block_broke_off(&self, writer: u64, block: u32, reserved: bool) {
+        if let Some(open) = self.open.lock().as_mut()
+            && matches!(open.blocks.state(block), BlockState::Filling { writer: by, .. } if by == writer)
+        {
+            open.blocks.set(block, BlockState::Wanted { reserved });
+        }
+    }
+
+    /// A block that was held is worthless: its digest differs, or it could not be made durable.
+    pub(super) fn condemn(&self, block: u32) {
+        let mut guard = self.open.lock();
+        let count = self.block_size().count(self.meta.length);
+        let open = guard.get_or_insert_with(|| {
+            let blocks = Blocks::new(count, BlockState::Present);
+            Box::new(Open { blocks, grown: Arc::default(), failure: Refusal::SourceFailed })
+        });
+        if !matches!(open.blocks.state(block), BlockState::Filling { .. } | BlockState::Wanted { .. }) {
+            open.blocks.set(block, BlockState::Torn);
+        }
+        let open_state = if self.is_withdrawn() { WITHDRAWN } else { OPEN };
+        self.state.store(open_state, Ordering::Release);
+        open.grown.notify_waiters();
+    }
+
+    /// The digest of a block was compared and is right. Does nothing for blocks that needed no comparing.
+    pub(super) fn verified(&self, block: u32) {
+        let waits = self.open.lock().as_ref().map(|open| open.blocks.state(block));
+        if matches!(waits, Some(BlockState::Unverified | BlockState::Verifying)) {
+            self.block_present(block);
+        }
+    }
+
+    /// A comparison that was asked for will not take place now.
+    pub(super) fn not_verified(&self, block: u32, why: Refusal) {
+        if let Some(open) = self.open.lock().as_mut()
+            && open.blocks.state(block) == BlockState::Verifying
+        {
+            open.blocks.set(block, BlockState::Unverified);
+            open.failure = why;
+            open.grown.notify_waiters();
+        }
+    }
+
+    /// Takes the entry out of service. Whoever waits for a missing block hears of it; leases go on. Tells whether this call did.
+    pub(super) fn withdraw(&self) -> bool {
+        let open = self.open.lock();
+        let done = match self.state.load(Ordering::Acquire) {
+            OPEN => WITHDRAWN,
+            SEALED => WITHDRAWN_SEALED,
+            _ => return false,
+        };
+        self.state.store(done, Ordering::Release);
+        if let Some(open) = open.as_ref() {
+            open.grown.notify_waiters();
+        }
+        true
+    }
+}
+
+/// A reader's hold on an asset: its bytes stay readable until the lease goes, whatever the catalog decides.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    entry: Arc<Entry>,
+    mapping: Arc<Mapping>,
+}
+
+impl Lease {
+    /// What it is a lease of.
+    pub fn entry(&self) -> &Arc<Entry> {
+        &self.entry
+    }
+
+    /// The mapped file.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    /// A part of the asset, which may be cold. Ask only for what [`Entry::available`] has said is there.
+    pub fn slice(&self, range: ByteRange) -> Option<ColdSlice> {
+        debug_assert!(self.entry.available(range.start()) > 0, "a part is asked for that is not there");
+        ColdSlice::new(Arc::clone(&self.mapping), range)
+    }
+
+    /// A read through this lease failed: the disk's fault is counted, and the entry is withdrawn, so that the next request
+    /// fetches the asset anew.
+    pub fn read_failed(&self, err: &ReadError) {
+        if let (ReadError::Io(err), Some(catalog)) = (err, self.entry.catalog()) {
+            catalog.read_failed(&self.entry, err);
+        }
+    }
+}

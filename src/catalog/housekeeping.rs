@@ -1,0 +1,308 @@
+//! Keeps the catalog while nobody asks: recency, watermarks, failed volumes, what was left behind, and an orderly end.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use super::{
+    Catalog, Leaving, Shelf,
+    persist::{Persister, Record},
+    verify::Verifier,
+};
+use crate::{
+    asset::UnixTime,
+    storage::{self, FileName, Volume, VolumeFailure, VolumeState},
+    sys::Clock,
+};
+
+/// How often touches are sorted in and watermarks looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often last uses go to the database: a crash makes eviction's order that much older.
+const USED_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The threads of the catalog, and how to end them.
+#[derive(Debug, Default)]
+pub(super) struct Threads {
+    volumes: Vec<VolumeThreads>,
+    keeper: Option<JoinHandle<()>>,
+    /// Dropped to tell the keeper and the probes to end.
+    stop: Vec<SyncSender<()>>,
+}
+
+impl Threads {
+    pub(super) fn add(&mut self, threads: VolumeThreads) {
+        self.volumes.push(threads);
+    }
+}
+
+/// The threads of one volume.
+#[derive(Debug)]
+pub(super) struct VolumeThreads {
+    persister: JoinHandle<()>,
+    verifier: JoinHandle<()>,
+    pulse: Arc<Pulse>,
+    stop_probe: SyncSender<()>,
+}
+
+/// When a volume's probe last came back, and whether one is out.
+#[derive(Debug)]
+struct Pulse {
+    clock: Clock,
+    probing_since_millis: AtomicU64,
+    probing: AtomicBool,
+}
+
+impl VolumeThreads {
+    pub(super) fn start(
+        persister: Persister,
+        verifier: Verifier,
+        volume: Arc<Volume>,
+        config: &storage::Config,
+    ) -> io::Result<Self> {
+        let name = |what: &str| format!("oca-{what}-{}", volume.index());
+        let persister = Builder::new().name(name("persist")).spawn(move || persister.run())?;
+        let verifier = Builder::new().name(name("verify")).spawn(move || verifier.run())?;
+        let pulse = Arc::new(Pulse {
+            clock: Clock::system(),
+            probing_since_millis: AtomicU64::new(0),
+            probing: AtomicBool::new(false),
+        });
+        let (stop_probe, stopped) = sync_channel::<()>(0);
+        let interval = config.probe_interval;
+        // Not joined at the end: a dead disk may hold it for ever.
+        Builder::new().name(name("probe")).spawn({
+            let (pulse, volume) = (Arc::clone(&pulse), Arc::downgrade(&volume));
+            move || {
+                while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                    let Some(volume) = volume.upgrade().filter(|volume| volume.state() == VolumeState::Serving) else {
+                        return;
+                    };
+                    pulse.begin();
+                    if let Err(failure) = volume.probe() {
+                        volume.fail(failure);
+                    }
+                    pulse.end();
+                }
+            }
+        })?;
+        Ok(Self { persister, verifier, pulse, stop_probe })
+    }
+}
+
+impl Pulse {
+    fn millis(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn begin(&self) {
+        self.probing_since_millis.store(self.millis(), Ordering::Relaxed);
+        self.probing.store(true, Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.probing.store(false, Ordering::Release);
+    }
+
+    /// How long the present probe has been out.
+    fn silent_for(&self) -> Duration {
+        if !self.probing.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        Duration::from_millis(self.millis().saturating_sub(self.probing_since_millis.load(Ordering::Relaxed)))
+    }
+}
+
+/// Starts the thread that keeps the catalog.
+pub(super) fn start(catalog: &Arc<Catalog>, config: &storage::Config) -> io::Result<()> {
+    let (stop, stopped) = sync_channel::<()>(0);
+    let probe_timeout = config.probe_timeout;
+    let me = Arc::downgrade(catalog);
+    let keeper = Builder::new().name("oca-catalog".into()).spawn(move || {
+        let mut keeper = Keeper { me, probe_timeout, used: HashMap::new(), since_used: Duration::ZERO };
+        keeper.remove_leftovers(&|| stopped.try_recv().is_err_and(|err| err == std::sync::mpsc::TryRecvError::Empty));
+        while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) && keeper.tick() {}
+        keeper.end();
+    })?;
+    let mut threads = catalog.threads.lock();
+    threads.keeper = Some(keeper);
+    threads.stop.push(stop);
+    Ok(())
+}
+
+/// Blocks evicted at once when the disk is full before the capacity is.
+const ROOM_BLOCKS: u64 = 16;
+
+struct Keeper {
+    me: Weak<Catalog>,
+    probe_timeout: Duration,
+    /// Last uses not yet in the database, by volume and serial.
+    used: HashMap<(usize, u64), UnixTime>,
+    since_used: Duration,
+}
+
+impl Keeper {
+    /// One round; `false` when the catalog is gone.
+    fn tick(&mut self) -> bool {
+        let Some(catalog) = self.me.upgrade() else { return false };
+        self.sort_in_touches(&catalog);
+        for (at, shelf) in catalog.shelves.iter().enumerate() {
+            self.watch(&catalog, at, shelf);
+            catalog.keep_watermarks(shelf);
+        }
+        catalog.keep_count();
+        self.since_used += TICK;
+        if self.since_used >= USED_INTERVAL {
+            self.since_used = Duration::ZERO;
+            self.record_used(&catalog);
+        }
+        true
+    }
+
+    fn end(&mut self) {
+        if let Some(catalog) = self.me.upgrade() {
+            self.sort_in_touches(&catalog);
+            self.record_used(&catalog);
+        }
+    }
+
+    fn sort_in_touches(&mut self, catalog: &Catalog) {
+        // At most as many as may wait: viewers who touch faster than this sorts cannot hold it here.
+        for _ in 0..catalog.touches.capacity() {
+            let Some(id) = catalog.touches.pop() else { return };
+            let Some(entry) = catalog.index.pin().get(&id).cloned() else { continue };
+            let shelf = catalog.shelf(&entry);
+            shelf.recency.lock().touch(&id);
+            self.used.insert((usize::from(shelf.volume.index()), entry.serial()), entry.used());
+        }
+    }
+
+    fn record_used(&mut self, catalog: &Catalog) {
+        let mut by_volume: HashMap<usize, Vec<(u64, UnixTime)>> = HashMap::new();
+        for ((volume, serial), used) in self.used.drain() {
+            by_volume.entry(volume).or_default().push((serial, used));
+        }
+        for (volume, used) in by_volume {
+            // Only the order of eviction hangs on it: a full queue is no reason to wait.
+            if catalog.shelves[volume].records.try_send(Record::Used(used)).is_err() {
+                tracing::debug!("last uses were not recorded: the disk is behind");
+            }
+        }
+    }
+
+    /// Takes a failed volume's assets out, once, and finds out whether a silent one has failed.
+    fn watch(&self, catalog: &Catalog, at: usize, shelf: &Shelf) {
+        let silent =
+            catalog.threads.lock().volumes.get(at).map_or(Duration::ZERO, |threads| threads.pulse.silent_for());
+        if silent > self.probe_timeout {
+            shelf.volume.fail(VolumeFailure::Silent(silent.as_secs()));
+        }
+        if shelf.volume.state() == VolumeState::Failed {
+            let lost = shelf.recency.lock().drain();
+            lost.iter().for_each(|entry| catalog.leave(entry, Leaving::Lost));
+        }
+    }
+
+    /// Removes files that the catalog does not know: left by a crash between writing and recording, or between forgetting and
+    /// unlinking.
+    fn remove_leftovers(&self, go_on: &dyn Fn() -> bool) {
+        let Some(catalog) = self.me.upgrade() else { return };
+        for shelf in &catalog.shelves {
+            match catalog.remove_leftovers_of(shelf, go_on) {
+                Ok(0) => {}
+                Ok(files) => {
+                    tracing::info!(volume = %shelf.volume.root().display(), files, "removed files that no record knows")
+                }
+                Err(err) => {
+                    tracing::warn!(volume = %shelf.volume.root().display(), error = %err, "volume cannot be tidied up")
+                }
+            }
+        }
+    }
+}
+
+impl Catalog {
+    fn keep_watermarks(&self, shelf: &Shelf) {
+        let percent = |percent: u8| {
+            u64::try_from(u128::from(shelf.volume.capacity()) * u128::from(percent) / 100).unwrap_or(u64::MAX)
+        };
+        if shelf.volume.kept() > percent(self.config.watermark_high_percent) {
+            self.evict_until(shelf, percent(self.config.watermark_low_percent));
+        }
+        if shelf.volume.take_room_request() {
+            self.make_room(&shelf.volume, shelf.volume.block_size().bytes() * ROOM_BLOCKS);
+        }
+    }
+
+    /// Evicts the least recently used of the fullest shelves while more assets are held than memory is meant for.
+    fn keep_count(&self) {
+        while self.index.len() > self.config.assets_max {
+            let Some(shelf) = self.shelves.iter().max_by_key(|shelf| shelf.recency.lock().len()) else { return };
+            let Some(victim) = shelf.recency.lock().pop_victim() else { return };
+            self.leave(&victim, Leaving::Evicted);
+        }
+    }
+
+    fn remove_leftovers_of(&self, shelf: &Shelf, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
+        let mut removed = 0;
+        for folder in std::fs::read_dir(shelf.volume.root().join("assets"))? {
+            let folder = folder?.path();
+            if !go_on() {
+                break;
+            }
+            for file in std::fs::read_dir(&folder)? {
+                removed += usize::from(self.remove_if_unknown(shelf, &file?.path())?);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn remove_if_unknown(&self, shelf: &Shelf, path: &Path) -> io::Result<bool> {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
+        // What is none of ours is none of our business.
+        let Some(name) = name else { return Ok(false) };
+        // A version that is being admitted has a serial above all that were loaded, and is in the index before its file exists.
+        let known = self.index.pin().get(&name.id).is_some_and(|entry| entry.serial() == name.serial);
+        if known {
+            return Ok(false);
+        }
+        match shelf.volume.disk().unlink(path) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Ends the catalog's threads after everything whole is durable, and marks the volumes as cleanly stopped. Viewers and fill
+    /// have to have ended before.
+    pub fn close(&self) {
+        let mut threads = std::mem::take(&mut *self.threads.lock());
+        threads.stop.clear();
+        let mut ended = vec![threads.keeper.take()];
+        for shelf in &self.shelves {
+            drop(shelf.verify.lock().take());
+            if shelf.records.send(Record::Stop).is_err() {
+                tracing::error!(volume = %shelf.volume.root().display(), "the volume's writer ended early");
+            }
+        }
+        for volume in threads.volumes {
+            drop(volume.stop_probe);
+            ended.push(Some(volume.verifier));
+            ended.push(Some(volume.persister));
+        }
+        for thread in ended.into_iter().flatten() {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the catalog panicked");
+            }
+        }
+        self.index.pin().clear();
+        self.shelves.iter().for_each(|shelf| drop(shelf.recency.lock().drain()));
+    }
+}

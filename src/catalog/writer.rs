@@ -1,0 +1,242 @@
+//! Writes what fill fetches into an asset, in order, from the start of a block on.
+//!
+//! reserve the block -> pwrite -> mark how far it is (viewers wake) -> at its end: digest, present, to the database
+//!
+//! Blocks that are here, or that somebody else writes, are passed over: the bytes are counted and dropped.
+
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+
+use super::{
+    Refusal,
+    entry::{BeginBlock, Entry},
+    persist::Record,
+};
+use crate::asset::{ByteRange, Digest};
+
+/// Why bytes could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// No space, and nothing could be evicted for it.
+    #[error("no space left on the volume")]
+    NoRoom,
+    /// The entry was evicted, purged or replaced.
+    #[error("the asset was withdrawn")]
+    Withdrawn,
+    /// More bytes than the asset has.
+    #[error("more bytes than the asset has")]
+    TooLong,
+    /// The disk failed; the volume is taken out.
+    #[error("writing to the volume failed: {0}")]
+    Io(io::Error),
+    /// The appliance is stopping.
+    #[error("the appliance is stopping")]
+    Stopping,
+}
+
+impl WriteError {
+    /// What a viewer who waits for the bytes hears.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::NoRoom => Refusal::NoRoom,
+            Self::Withdrawn | Self::Io(_) => Refusal::Withdrawn,
+            Self::TooLong => Refusal::SourceFailed,
+            Self::Stopping => Refusal::Stopping,
+        }
+    }
+}
+
+/// A writer into one asset. Dropped in the middle of a block, it leaves the block wanted but not there.
+#[derive(Debug)]
+pub struct AssetWriter {
+    /// Away while a write is under way on another thread.
+    inner: Option<Box<Inner>>,
+    position: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    entry: Arc<Entry>,
+    id: u64,
+    position: u64,
+    file: Option<Arc<File>>,
+    block: Option<Block>,
+}
+
+/// The block a writer stands in.
+#[derive(Debug)]
+struct Block {
+    number: u32,
+    range: ByteRange,
+    /// `None` for a block that is passed over.
+    hasher: Option<Box<blake3::Hasher>>,
+    reserved: bool,
+}
+
+static WRITERS: AtomicU64 = AtomicU64::new(1);
+
+impl AssetWriter {
+    pub(super) fn new(entry: Arc<Entry>, block: u32) -> Self {
+        entry.add_writer();
+        let position = entry.block_size().start_of(block).min(entry.meta().length);
+        let id = WRITERS.fetch_add(1, Ordering::Relaxed);
+        Self { inner: Some(Box::new(Inner { entry, id, position, file: None, block: None })), position }
+    }
+
+    /// Offset of the next byte.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Writes the next bytes; they may be served when this returns. Runs on a thread that may block. Larger pieces cost less.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. After an error the writer is of no more use.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        let Some(mut inner) = self.inner.take() else { return Err(WriteError::Stopping) };
+        let written = tokio::task::spawn_blocking(move || {
+            let result = inner.write(&bytes);
+            (inner, result)
+        });
+        let (inner, result) = written.await.map_err(|_| WriteError::Stopping)?;
+        self.position = inner.position;
+        self.inner = Some(inner);
+        result
+    }
+
+    /// As [`AssetWriter::write`], on the calling thread, which has to be one that may block.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    pub fn write_blocking(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        let inner = self.inner.as_mut().ok_or(WriteError::Stopping)?;
+        let result = inner.write(bytes);
+        self.position = inner.position;
+        result
+    }
+}
+
+impl Inner {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
+        while !bytes.is_empty() {
+            if self.block.is_none() {
+                self.begin_block()?;
+            }
+            let Some(block) = self.block.as_mut() else { return Err(WriteError::TooLong) };
+            let room = usize::try_from(block.range.end() - self.position).unwrap_or(usize::MAX);
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            if let Some(hasher) = block.hasher.as_mut() {
+                let file = self.file.as_ref().ok_or(WriteError::Stopping)?;
+                let volume = self.entry.file().volume();
+                volume.disk().write_at(file, now, self.position).map_err(|err| disk_failed(&self.entry, err))?;
+                hasher.update(now);
+                let written = self.position + now.len() as u64 - block.range.start();
+                let written = u32::try_from(written).unwrap_or(u32::MAX);
+                self.position += now.len() as u64;
+                if self.position < block.range.end() {
+                    self.entry.block_grew(self.id, block.number, written);
+                }
+            } else {
+                self.position += now.len() as u64;
+            }
+            if self.position == block.range.end() {
+                self.finish_block()?;
+            }
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    fn begin_block(&mut self) -> Result<(), WriteError> {
+        let (entry, size) = (&self.entry, self.entry.block_size());
+        let length = entry.meta().length;
+        if self.position >= length {
+            return Err(WriteError::TooLong);
+        }
+        let number = size.block_of(self.position);
+        let range = size.range_of(number, length).ok_or(WriteError::TooLong)?;
+        let mut block = Block { number, range, hasher: None, reserved: false };
+        match entry.begin_block(self.id, number) {
+            BeginBlock::Withdrawn => return Err(WriteError::Withdrawn),
+            BeginBlock::Skip => {}
+            BeginBlock::Write { reserved } => {
+                block.reserved = reserved;
+                // From here on the block is ours: `Drop` gives it back if what follows fails.
+                block.hasher = Some(Box::default());
+                self.block = Some(block);
+                self.reserve(range)?;
+                return Ok(());
+            }
+        }
+        self.block = Some(block);
+        Ok(())
+    }
+
+    /// Opens the file, and reserves space for the block, evicting others where there is none.
+    fn reserve(&mut self, range: ByteRange) -> Result<(), WriteError> {
+        let Some(block) = self.block.as_mut() else { return Ok(()) };
+        let file = self.entry.file();
+        let opened = match self.file.take() {
+            Some(opened) => opened,
+            None => file.open_write().map_err(|err| disk_failed(&self.entry, err))?,
+        };
+        if !block.reserved {
+            let mut reserved = file.reserve(&opened, range);
+            if matches!(&reserved, Err(err) if err.kind() == io::ErrorKind::StorageFull) {
+                let catalog = self.entry.catalog().ok_or(WriteError::Stopping)?;
+                catalog.make_room(file.volume(), range.len());
+                reserved = file.reserve(&opened, range);
+            }
+            reserved.map_err(|err| disk_failed(&self.entry, err))?;
+            block.reserved = true;
+        }
+        self.file = Some(opened);
+        Ok(())
+    }
+
+    fn finish_block(&mut self) -> Result<(), WriteError> {
+        let Some(block) = self.block.take() else { return Ok(()) };
+        let (Some(hasher), Some(file)) = (block.hasher, self.file.as_ref()) else { return Ok(()) };
+        let digest = Digest::new(*hasher.finalize().as_bytes());
+        self.entry.block_present(block.number);
+        let catalog = self.entry.catalog().ok_or(WriteError::Stopping)?;
+        let record =
+            Record::Block { entry: Arc::clone(&self.entry), block: block.number, digest, file: Arc::clone(file) };
+        catalog.record(&self.entry, record);
+        Ok(())
+    }
+}
+
+/// Tells a full disk, which is a state, from a broken one, which takes the volume out.
+fn disk_failed(entry: &Arc<Entry>, err: io::Error) -> WriteError {
+    match err.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::NoRoom,
+        // The file was evicted under the writer.
+        io::ErrorKind::NotFound if entry.is_withdrawn() => WriteError::Withdrawn,
+        _ => {
+            if let Some(catalog) = entry.catalog() {
+                catalog.write_failed(entry, &err);
+            }
+            WriteError::Io(err)
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take()
+            && block.hasher.is_some()
+        {
+            self.entry.block_broke_off(self.id, block.number, block.reserved);
+        }
+        self.entry.drop_writer();
+    }
+}
