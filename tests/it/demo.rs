@@ -66,7 +66,7 @@ impl Demo {
             .min_depth(1)
             .into_iter()
             .filter_map(Result::ok)
-            .map(|entry| entry.into_path())
+            .map(walkdir::DirEntry::into_path)
             .collect()
     }
 }

@@ -28,8 +28,18 @@ fn text(bytes: Vec<u8>) -> String {
 
 /// Checksums of every decoded frame of every stream, from `seek` seconds on.
 fn frames(input: &str, seek: &str) -> String {
-    let arguments =
-        ["-v", "error", "-nostdin", "-ss", seek, "-i", input, "-map", "0", "-t", "6", "-f", "framemd5", "-"];
+    let (from, output) = (["-ss", seek], ["-map", "0", "-t", "6", "-f", "framemd5", "-"]);
+    let mut arguments = vec!["-v", "error", "-nostdin"];
+    if input.ends_with(".m3u8") {
+        // ffmpeg 5.1 loses the initialization segment when it seeks in HLS of fragmented MP4, from a local file too: there it
+        // must skip what comes before.
+        arguments.extend(["-i", input]);
+        arguments.extend(from);
+    } else {
+        arguments.extend(from);
+        arguments.extend(["-i", input]);
+    }
+    arguments.extend(output);
     text(run("ffmpeg", &arguments))
 }
 
@@ -57,7 +67,7 @@ fn ffmpeg_decodes_the_same_frames_cold_and_hot_with_seeks() {
         let url = appliance.url(&format!("/{clip}"));
         for seek in ["15.1", "0", "7.3"] {
             let expected = frames(&local(clip), seek);
-            assert!(expected.lines().count() > 200, "{clip} has frames");
+            assert!(expected.lines().filter(|line| !line.starts_with('#')).count() > 400, "{clip} has frames");
             assert!(frames(&url, seek) == expected, "{clip} from {seek} s, as it comes in: other frames");
         }
         assert!(frames(&url, "0") == frames(&local(clip), "0"), "{clip}, held: other frames");
