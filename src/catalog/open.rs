@@ -42,7 +42,7 @@ pub enum OpenError {
         /// The volume.
         path: std::path::PathBuf,
         /// What SQLite said.
-        source: rusqlite::Error,
+        source: super::database::DatabaseError,
     },
     /// A thread cannot be started.
     #[error("start a catalog thread: {0}")]

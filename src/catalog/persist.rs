@@ -159,7 +159,11 @@ impl Persister {
         err.kind()
     }
 
-    fn commit(&mut self, batch: &[Record], failed: &HashMap<u64, io::ErrorKind>) -> rusqlite::Result<()> {
+    fn commit(
+        &mut self,
+        batch: &[Record],
+        failed: &HashMap<u64, io::ErrorKind>,
+    ) -> Result<(), super::database::DatabaseError> {
         let transaction = self.database.transaction()?;
         let mut grown: HashMap<u64, u32> = HashMap::new();
         for record in batch {
