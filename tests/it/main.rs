@@ -14,6 +14,7 @@ mod delivery;
 mod demo;
 mod faults;
 mod fill;
+mod model;
 mod players;
 mod slow;
 mod smuggling;

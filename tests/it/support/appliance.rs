@@ -203,6 +203,18 @@ impl Appliance {
         self.home.path().join("volume")
     }
 
+    /// What its files cost the file system, database included.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        walkdir::WalkDir::new(self.volume())
+            .into_iter()
+            .filter_map(Result::ok)
+            .filter(|entry| entry.file_type().is_file())
+            // It may be evicted between being listed and being looked at.
+            .filter_map(|entry| Some(entry.metadata().ok()?.blocks() * 512))
+            .sum()
+    }
+
     pub(crate) fn log(&self) -> String {
         tail(self.home.path())
     }
