@@ -16,6 +16,7 @@ pub mod admin;
 pub mod asset;
 pub mod catalog;
 pub mod fill;
+pub mod net;
 pub mod serve;
 pub mod storage;
 pub mod sys;

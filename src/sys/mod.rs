@@ -1,6 +1,10 @@
-//! The machine below: time, phases of a life, cores, the ring to the kernel.
+//! The machine below: time, phases of a life, cores, what the kernel knows of a socket, and the ring to the kernel.
 
+pub mod affinity;
 pub mod clock;
+pub mod phase;
+pub mod socket;
 pub mod uring;
 
 pub use clock::Clock;
+pub use phase::{Phase, PhaseCell};

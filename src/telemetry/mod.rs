@@ -1,5 +1,13 @@
-//! See `config.rs`.
+//! What is seen of the appliance: counters, the access log, messages.
+//!
+//! counters (written by everyone, without a lock) -> metrics (read at scrape) ; access_log: ring per worker -> writer thread
+//!
+//! Nothing here can slow a worker: counters are cells of its own, a log line that finds its ring full is dropped and counted.
 
+pub mod access_log;
 mod config;
+mod counters;
+pub mod logging;
 pub mod metrics;
+
 pub use config::{AccessConfig, AccessFormat, Config, LogFormat};

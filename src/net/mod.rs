@@ -1,0 +1,3 @@
+//! Sockets in, connections out.
+
+pub mod listener;

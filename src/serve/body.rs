@@ -1,0 +1,276 @@
+//! Bodies of responses: windows of mapped assets, made resident one after the other, waiting for what is still being fetched.
+//!
+//! available? -> resident? -> hand out        (hot: no wait, no lock on a sealed asset)
+//!     |             └ cold: read the window, prefetch the next
+//!     └ missing: demand, wait until it has grown
+//!
+//! An error in the middle makes hyper cut the connection: a body that ends early never looks whole.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::mpsc;
+
+use super::{connection::Connection, exchange::Exchange};
+use crate::{
+    asset::ByteRange,
+    catalog::{Entry, Lease, Refusal},
+    storage::{ReadError, Residency},
+};
+
+/// Why a body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    /// The rest is not to be had.
+    #[error("the rest of the asset cannot be fetched: {}", .0.label())]
+    Refused(Refusal),
+    /// The disk could not deliver.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// A response's body, and the exchange it ends.
+#[derive(Debug)]
+pub(super) struct Body {
+    kind: Kind,
+    exchange: Exchange,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Empty,
+    Text(Option<Bytes>),
+    Asset(AssetBody),
+    Passing(mpsc::Receiver<Result<Bytes, Refusal>>, Option<u64>),
+}
+
+/// How an asset is read for one response.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    pub(super) lease: Lease,
+    pub(super) residency: Arc<Residency>,
+    pub(super) connection: Rc<Connection>,
+    /// Bytes made resident and handed out at once.
+    pub(super) window: u64,
+    /// Bytes asked of fill ahead of what is sent.
+    pub(super) read_ahead: u64,
+    /// Longest wait for the next byte.
+    pub(super) patience: Duration,
+}
+
+/// A piece of an asset's body.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Between the parts of a multipart body.
+    Text(Bytes),
+    /// A part of the asset.
+    Part(ByteRange),
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Bytes, BodyError>>>>;
+
+struct AssetBody {
+    reader: Reader,
+    pieces: VecDeque<Piece>,
+    left: u64,
+    waiting: Option<Waiting>,
+}
+
+impl std::fmt::Debug for AssetBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AssetBody").field("left", &self.left).field("pieces", &self.pieces).finish_non_exhaustive()
+    }
+}
+
+impl Body {
+    pub(super) fn empty(exchange: Exchange) -> Self {
+        Self { kind: Kind::Empty, exchange }
+    }
+
+    pub(super) fn text(text: &str, exchange: Exchange) -> Self {
+        Self { kind: Kind::Text(Some(Bytes::from(format!("{text}\n")))), exchange }
+    }
+
+    pub(super) fn asset(reader: Reader, pieces: VecDeque<Piece>, exchange: Exchange) -> Self {
+        let left = pieces.iter().map(Piece::len).sum();
+        Self { kind: Kind::Asset(AssetBody { reader, pieces, left, waiting: None }), exchange }
+    }
+
+    pub(super) fn passing(
+        body: mpsc::Receiver<Result<Bytes, Refusal>>,
+        length: Option<u64>,
+        exchange: Exchange,
+    ) -> Self {
+        Self { kind: Kind::Passing(body, length), exchange }
+    }
+}
+
+impl Piece {
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.len() as u64,
+            Self::Part(part) => part.len(),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let next = match &mut this.kind {
+            Kind::Empty => None,
+            Kind::Text(text) => text.take().map(Ok),
+            Kind::Asset(body) => ready!(body.poll_next(cx)),
+            Kind::Passing(body, left) => ready!(poll_passing(body, left, cx)),
+        };
+        match &next {
+            Some(Ok(bytes)) => this.exchange.sent(bytes.len() as u64),
+            Some(Err(err)) => this.exchange.failed(err),
+            None => {}
+        }
+        Poll::Ready(next.map(|next| next.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty | Kind::Text(None) => true,
+            Kind::Asset(body) => body.left == 0,
+            Kind::Text(Some(_)) | Kind::Passing(..) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty | Kind::Text(None) => SizeHint::with_exact(0),
+            Kind::Text(Some(text)) => SizeHint::with_exact(text.len() as u64),
+            Kind::Asset(body) => SizeHint::with_exact(body.left),
+            Kind::Passing(_, left) => left.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
+fn poll_passing(
+    body: &mut mpsc::Receiver<Result<Bytes, Refusal>>,
+    left: &mut Option<u64>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Bytes, BodyError>>> {
+    let next = ready!(body.poll_recv(cx));
+    Poll::Ready(match (next, left) {
+        (Some(Err(refusal)), _) => Some(Err(BodyError::Refused(refusal))),
+        // More than was promised is as wrong as less.
+        (Some(Ok(bytes)), Some(left)) if bytes.len() as u64 > *left => {
+            Some(Err(BodyError::Refused(Refusal::SourceFailed)))
+        }
+        (Some(Ok(bytes)), left) => {
+            if let Some(left) = left {
+                *left -= bytes.len() as u64;
+            }
+            Some(Ok(bytes))
+        }
+        (None, Some(left)) if *left > 0 => Some(Err(BodyError::Refused(Refusal::SourceFailed))),
+        (None, _) => None,
+    })
+}
+
+impl AssetBody {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.waiting.is_none() {
+            match self.next_now() {
+                Next::End => return Poll::Ready(None),
+                Next::Ready(bytes) => return Poll::Ready(Some(Ok(self.advance(bytes)))),
+                Next::Failed(err) => return Poll::Ready(Some(Err(err))),
+                Next::Wait(waiting) => self.waiting = Some(waiting),
+            }
+        }
+        let Some(waiting) = self.waiting.as_mut() else { return Poll::Ready(None) };
+        let outcome = ready!(waiting.as_mut().poll(cx));
+        self.waiting = None;
+        Poll::Ready(Some(outcome.map(|bytes| self.advance(bytes)).inspect_err(|err| {
+            if let BodyError::Read(err) = err {
+                self.reader.lease.read_failed(err);
+            }
+        })))
+    }
+
+    /// What can be handed out without waiting.
+    fn next_now(&mut self) -> Next {
+        let part = match self.pieces.front() {
+            None => return Next::End,
+            Some(Piece::Text(text)) => return Next::Ready(text.clone()),
+            Some(Piece::Part(part)) => *part,
+        };
+        let reader = &self.reader;
+        if !reader.entry().is_sealed()
+            && let Err(refusal) = reader.demand_ahead(part)
+        {
+            return Next::Failed(BodyError::Refused(refusal));
+        }
+        let here = reader.entry().available(part.start()).min(part.len()).min(reader.window);
+        let slice = ByteRange::new(part.start(), part.start() + here).and_then(|range| reader.lease.slice(range));
+        match slice.and_then(|slice| reader.residency.resident_now(&slice)) {
+            Some(bytes) => Next::Ready(bytes),
+            None => Next::Wait(Box::pin(reader.clone().read(part))),
+        }
+    }
+
+    /// Takes `bytes` as sent, and tells the transport where those of the asset lie.
+    fn advance(&mut self, bytes: Bytes) -> Bytes {
+        let sent = bytes.len() as u64;
+        self.left -= sent;
+        match self.pieces.pop_front() {
+            Some(Piece::Part(part)) => {
+                self.reader.connection.expect(&bytes, self.reader.lease.mapping());
+                if let Some(rest) = ByteRange::new(part.start() + sent, part.end()) {
+                    self.pieces.push_front(Piece::Part(rest));
+                }
+            }
+            Some(Piece::Text(_)) | None => {}
+        }
+        bytes
+    }
+}
+
+enum Next {
+    End,
+    Ready(Bytes),
+    Failed(BodyError),
+    Wait(Waiting),
+}
+
+impl Reader {
+    fn entry(&self) -> &Arc<Entry> {
+        self.lease.entry()
+    }
+
+    fn demand_ahead(&self, part: ByteRange) -> Result<(), Refusal> {
+        let end = part.start().saturating_add(self.read_ahead).min(part.end());
+        ByteRange::new(part.start(), end).map_or(Ok(()), |ahead| self.entry().demand(ahead).map(drop))
+    }
+
+    /// Waits for the next window of `part`: to be fetched, then to be in memory.
+    async fn read(self, part: ByteRange) -> Result<Bytes, BodyError> {
+        let grown = tokio::time::timeout(self.patience, self.entry().grown(part.start())).await;
+        let here = grown.map_err(|_| BodyError::Refused(Refusal::SourceTimedOut))?.map_err(BodyError::Refused)?;
+        let end = part.start() + here.min(part.len()).min(self.window);
+        let slice = ByteRange::new(part.start(), end).and_then(|range| self.lease.slice(range));
+        let slice = slice.ok_or(BodyError::Refused(Refusal::Withdrawn))?;
+        // What comes next is read while this is sent.
+        let next_end = end.saturating_add(self.window).min(part.end()).min(end + self.entry().available(end));
+        if let Some(next) = ByteRange::new(end, next_end).and_then(|range| self.lease.slice(range)) {
+            self.residency.prefetch(next);
+        }
+        Ok(self.residency.resident(slice).await?)
+    }
+}

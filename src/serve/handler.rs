@@ -1,0 +1,307 @@
+//! From a request to a response: what the catalog knows decides, what it lacks is demanded, what comes is sent.
+
+use std::{cell::Cell, collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header::IF_RANGE};
+use smallvec::SmallVec;
+use tokio::time::timeout;
+
+use super::{
+    Config,
+    body::{Body, Piece, Reader},
+    conditions::{self, Precondition},
+    connection::Connection,
+    exchange::Exchange,
+    ranges::{RangeOutcome, RangeSet},
+    request::{self, AssetRequest, Checked, Verb},
+    response::{Described, Extent, Head, Templates, part_heads},
+};
+use crate::{
+    asset::ByteRange,
+    catalog::{Catalog, Discovered, Entry, Lease, Lookup, PassThrough, Refusal, Want},
+    storage::Residency,
+    sys::Clock,
+    telemetry::{access_log::Ring, metrics::CacheOutcome},
+};
+
+/// What a worker's handlers share.
+#[derive(Debug)]
+pub(super) struct Handler {
+    pub(super) config: Arc<Config>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) residency: Arc<Residency>,
+    pub(super) templates: Templates,
+    pub(super) clock: Clock,
+    pub(super) ring: Option<Arc<Ring>>,
+    pub(super) window: u64,
+    pub(super) read_ahead: u64,
+    pub(super) request_ids: Cell<u64>,
+}
+
+/// How often a request looks again after the version it had found was withdrawn under it.
+const LOOKUPS_MAX: usize = 4;
+
+/// A response in the making: its head, and what follows it.
+struct Answer {
+    head: Head,
+    outcome: CacheOutcome,
+    rest: Rest,
+}
+
+enum Rest {
+    Nothing,
+    Text(&'static str),
+    Asset(Reader, VecDeque<Piece>),
+    Passing(PassThrough, Option<u64>),
+}
+
+/// What a request found.
+enum Found {
+    Entry(Arc<Entry>, CacheOutcome),
+    PassThrough,
+}
+
+impl Handler {
+    /// Answers one request. Never fails: whatever is wrong becomes a response, or a body that breaks off.
+    pub(super) async fn handle<B>(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        request: Request<B>,
+    ) -> Result<Response<Body>, Infallible> {
+        let id = self.request_ids.get();
+        self.request_ids.set(id.wrapping_add(1));
+        let ring = self.ring.as_ref().map(|ring| (Arc::clone(ring), id));
+        let mut exchange = Exchange::begin(Rc::clone(&connection), &request, ring);
+        let headers = request.headers();
+        let answer = match request::check(&request, self.config.query_in_key, self.config.ranges_max) {
+            Ok(Checked::Asset(asked)) => self.answer(&asked, headers, &connection).await,
+            Ok(Checked::Options { preflight }) => Answer {
+                head: self.templates.options(preflight, headers),
+                outcome: CacheOutcome::None,
+                rest: Rest::Nothing,
+            },
+            Err(why) => text(self.templates.bad_request(why, headers), CacheOutcome::None),
+        };
+        exchange.head(answer.head.status, answer.outcome);
+        let is_head = request.method() == http::Method::HEAD;
+        let body = match answer.rest {
+            Rest::Nothing => Body::empty(exchange),
+            Rest::Text(_) if is_head => Body::empty(exchange),
+            Rest::Text(text) => Body::text(text, exchange),
+            Rest::Asset(reader, pieces) => Body::asset(reader, pieces, exchange),
+            Rest::Passing(pass, length) => Body::passing(pass.body, length, exchange),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = answer.head.status;
+        *response.headers_mut() = answer.head.headers;
+        Ok(response)
+    }
+
+    async fn answer(&self, asked: &AssetRequest, headers: &HeaderMap, connection: &Rc<Connection>) -> Answer {
+        let patience = self.config.miss_timeout;
+        let mut outcome = CacheOutcome::Miss;
+        for _ in 0..LOOKUPS_MAX {
+            let found = match self.find(asked, patience).await {
+                Ok(found) => found,
+                Err((refusal, outcome)) => return text(self.templates.refused(refusal, outcome, headers), outcome),
+            };
+            let answered = match found {
+                Found::Entry(entry, how) => {
+                    outcome = how;
+                    self.answer_from(&entry, how, asked, (headers, connection)).await
+                }
+                Found::PassThrough => self.pass_through(asked, headers).await,
+            };
+            match answered {
+                Ok(answer) => return answer,
+                // Evicted or replaced between the look and the lease: look again.
+                Err(Refusal::Withdrawn) => {}
+                Err(refusal) => return text(self.templates.refused(refusal, outcome, headers), outcome),
+            }
+        }
+        text(self.templates.refused(Refusal::Busy, outcome, headers), outcome)
+    }
+
+    async fn find(&self, asked: &AssetRequest, patience: Duration) -> Result<Found, (Refusal, CacheOutcome)> {
+        match self.catalog.lookup(&asked.key) {
+            Lookup::Hit(entry) => Ok(Found::Entry(entry, CacheOutcome::Hit)),
+            Lookup::Negative(refusal) => Err((refusal, CacheOutcome::Negative)),
+            Lookup::Stale(entry) => {
+                let answer =
+                    timeout(patience, self.catalog.revalidate(&entry)).await.unwrap_or(Err(Refusal::SourceTimedOut));
+                match answer {
+                    Ok(now) if Arc::ptr_eq(&now, &entry) => Ok(Found::Entry(now, CacheOutcome::Revalidated)),
+                    Ok(now) => Ok(Found::Entry(now, CacheOutcome::Miss)),
+                    Err(refusal) if refusal.is_answer() => Err((refusal, CacheOutcome::Miss)),
+                    Err(_) if self.catalog.may_serve_stale(&entry) => Ok(Found::Entry(entry, CacheOutcome::Stale)),
+                    Err(refusal) => Err((refusal, CacheOutcome::Miss)),
+                }
+            }
+            Lookup::Miss => {
+                let answer = timeout(patience, self.catalog.discover(&asked.key, asked.want())).await;
+                match answer.unwrap_or(Err(Refusal::SourceTimedOut)) {
+                    Ok(Discovered::Entry(entry)) => Ok(Found::Entry(entry, CacheOutcome::Miss)),
+                    Ok(Discovered::PassThrough) => Ok(Found::PassThrough),
+                    Err(refusal) => Err((refusal, CacheOutcome::Miss)),
+                }
+            }
+        }
+    }
+
+    async fn answer_from(
+        &self,
+        entry: &Arc<Entry>,
+        mut outcome: CacheOutcome,
+        asked: &AssetRequest,
+        (headers, connection): (&HeaderMap, &Rc<Connection>),
+    ) -> Result<Answer, Refusal> {
+        let meta = entry.meta();
+        let age = (outcome != CacheOutcome::Miss).then(|| entry.age(self.clock.unix()));
+        let described = Described { meta, path: asked.key.path(), age };
+        match conditions::evaluate(headers, &meta.validators) {
+            Precondition::Holds => {}
+            Precondition::NotModified => {
+                return Ok(Answer {
+                    head: self.templates.not_modified(outcome, headers, &described),
+                    outcome,
+                    rest: Rest::Nothing,
+                });
+            }
+            Precondition::Failed => return Ok(text(self.templates.precondition_failed(outcome, headers), outcome)),
+        }
+        let ranges = asked.ranges.as_ref().filter(|_| conditions::range_counts(headers, &meta.validators));
+        let mut parts: SmallVec<[ByteRange; 4]> =
+            match ranges.map_or(RangeOutcome::Whole, |set| set.resolve(meta.length)) {
+                RangeOutcome::Unsatisfiable => {
+                    return Ok(text(self.templates.unsatisfiable(outcome, headers, meta.length), outcome));
+                }
+                RangeOutcome::Whole => SmallVec::new(),
+                RangeOutcome::Part(part) => SmallVec::from_slice(&[part]),
+                RangeOutcome::Parts(parts) => parts,
+            };
+        let whole = parts.is_empty();
+        parts.extend(ByteRange::new(0, meta.length).filter(|_| whole));
+        let Some(first) = parts.first().copied().filter(|_| asked.verb == Verb::Get) else {
+            // HEAD, or an asset without a byte.
+            let head = self.templates.asset(outcome, headers, &described, &Extent::Whole);
+            return Ok(Answer { head, outcome, rest: Rest::Nothing });
+        };
+        if entry.available(first.start()) == 0 {
+            self.await_first_byte(entry, first).await?;
+            if outcome == CacheOutcome::Hit {
+                outcome = CacheOutcome::Partial;
+            }
+        }
+        let reader = Reader {
+            lease: self.lease(entry).await?,
+            residency: Arc::clone(&self.residency),
+            connection: Rc::clone(connection),
+            window: self.window,
+            read_ahead: self.read_ahead,
+            patience: self.config.miss_timeout,
+        };
+        let (head, pieces) = match parts.as_slice() {
+            [_] if whole => (self.templates.asset(outcome, headers, &described, &Extent::Whole), one(first)),
+            [part] => (self.templates.asset(outcome, headers, &described, &Extent::Part(*part)), one(first)),
+            parts => self.multipart(outcome, headers, &described, parts),
+        };
+        Ok(Answer { head, outcome, rest: Rest::Asset(reader, pieces) })
+    }
+
+    /// Waits for the first byte of a part before the head is sent, so that a source that fails is a status and not a cut.
+    async fn await_first_byte(&self, entry: &Arc<Entry>, part: ByteRange) -> Result<(), Refusal> {
+        let end = part.start().saturating_add(self.read_ahead).min(part.end());
+        if let Some(ahead) = ByteRange::new(part.start(), end) {
+            entry.demand(ahead)?;
+        }
+        timeout(self.config.miss_timeout, entry.grown(part.start()))
+            .await
+            .unwrap_or(Err(Refusal::SourceTimedOut))
+            .map(drop)
+    }
+
+    async fn lease(&self, entry: &Arc<Entry>) -> Result<Lease, Refusal> {
+        match entry.lease_now() {
+            Some(lease) => Ok(lease),
+            None => entry.lease().await.map_err(|err| {
+                tracing::debug!(asset = %entry.key(), error = %err, "no lease");
+                if entry.is_withdrawn() { Refusal::Withdrawn } else { Refusal::Busy }
+            }),
+        }
+    }
+
+    fn multipart(
+        &self,
+        outcome: CacheOutcome,
+        headers: &HeaderMap,
+        described: &Described<'_>,
+        parts: &[ByteRange],
+    ) -> (Head, VecDeque<Piece>) {
+        // Bytes that also stand in the asset would end a part early: the boundary has to be one that nobody can foresee.
+        let boundary = format!("{:032x}", self.boundary_seed());
+        let (heads, end) = part_heads(&described.content_type(), parts, described.meta.length, &boundary);
+        let mut pieces = VecDeque::with_capacity(2 * parts.len() + 1);
+        for (head, part) in heads.into_iter().zip(parts) {
+            pieces.push_back(Piece::Text(Bytes::from(head)));
+            pieces.push_back(Piece::Part(*part));
+        }
+        pieces.push_back(Piece::Text(Bytes::from(end)));
+        let body_length = pieces.iter().map(Piece::len).sum();
+        let extent = Extent::Parts { boundary: &boundary, body_length };
+        (self.templates.asset(outcome, headers, described, &extent), pieces)
+    }
+
+    fn boundary_seed(&self) -> u128 {
+        use std::hash::{BuildHasher, RandomState};
+        // Each state is seeded by the system; two give the 128 bits.
+        let random = || u128::from(RandomState::new().hash_one(self.request_ids.get()));
+        random() << 64 | random()
+    }
+
+    async fn pass_through(&self, asked: &AssetRequest, headers: &HeaderMap) -> Result<Answer, Refusal> {
+        // Several ranges, and ranges that count only for a version we cannot know, are answered with the whole.
+        let one_range = asked.ranges.as_ref().is_some_and(is_one) && !headers.contains_key(IF_RANGE);
+        let whole = Want::Range { start: 0, end: None };
+        let want = if one_range || asked.verb == Verb::Head { asked.want() } else { whole };
+        let answer = timeout(self.config.miss_timeout, self.catalog.pass_through(&asked.key, want)).await;
+        let pass = answer.unwrap_or(Err(Refusal::SourceTimedOut))?;
+        let head = &pass.head;
+        let described = Described { meta: &head.meta, path: asked.key.path(), age: None };
+        match conditions::evaluate(headers, &head.meta.validators) {
+            Precondition::Holds => {}
+            Precondition::NotModified => {
+                let head = self.templates.not_modified(CacheOutcome::Pass, headers, &described);
+                return Ok(Answer { head, outcome: CacheOutcome::Pass, rest: Rest::Nothing });
+            }
+            Precondition::Failed => {
+                return Ok(text(self.templates.precondition_failed(CacheOutcome::Pass, headers), CacheOutcome::Pass));
+            }
+        }
+        if asked.verb == Verb::Head {
+            let made = self.templates.passed(headers, &described, None, head.length);
+            return Ok(Answer { head: made, outcome: CacheOutcome::Pass, rest: Rest::Nothing });
+        }
+        // What the source sends is what the client gets: a part only where the client's own range came back.
+        let part = head.part.zip(head.length).filter(|_| one_range);
+        if head.part.is_some() && part.is_none() {
+            return Err(Refusal::SourceFailed);
+        }
+        let length = part.map_or(head.length, |(part, _)| Some(part.len()));
+        let made = self.templates.passed(headers, &described, part, length);
+        Ok(Answer { head: made, outcome: CacheOutcome::Pass, rest: Rest::Passing(pass, length) })
+    }
+}
+
+fn is_one(set: &RangeSet) -> bool {
+    set.specs().len() == 1
+}
+
+fn one(part: ByteRange) -> VecDeque<Piece> {
+    VecDeque::from([Piece::Part(part)])
+}
+
+fn text((head, text): (Head, &'static str), outcome: CacheOutcome) -> Answer {
+    debug_assert_ne!(head.status, StatusCode::NO_CONTENT);
+    Answer { head, outcome, rest: Rest::Text(text) }
+}

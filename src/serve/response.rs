@@ -1,0 +1,347 @@
+//! Heads of responses: the only file that knows status codes.
+
+use std::fmt::Write as _;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{
+        ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING,
+        CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, ORIGIN, RETRY_AFTER, VARY,
+    },
+};
+use smallvec::SmallVec;
+
+use super::{Config, request::BadRequest};
+use crate::{
+    asset::{ByteRange, UnixTime, media_type_of},
+    catalog::{Meta, Refusal},
+    telemetry::metrics::CacheOutcome,
+};
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+const BYTES: HeaderValue = HeaderValue::from_static("bytes");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// What a player's script may read of a response: the ranges it got, and what the cache says of itself.
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "Accept-Ranges, Age, Cache-Status, Content-Encoding, Content-Length, Content-Range, Date, ETag, Last-Modified, Retry-After",
+);
+/// What a player's script may send.
+const ALLOWED: HeaderValue = HeaderValue::from_static(
+    "Cache-Control, Content-Type, If-Match, If-Modified-Since, If-None-Match, If-Range, If-Unmodified-Since, Pragma, Range",
+);
+/// Not in the `http` crate: RFC 9211, and the Resource Timing specification.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+
+/// A head in the making.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+}
+
+/// Header values that are the same for every response, made once.
+#[derive(Debug)]
+pub(super) struct Templates {
+    statuses: [(CacheOutcome, HeaderValue); 8],
+    cors: Cors,
+    max_age: HeaderValue,
+    retry_after: HeaderValue,
+}
+
+#[derive(Debug)]
+enum Cors {
+    Off,
+    Any,
+    Listed(Vec<HeaderValue>),
+}
+
+/// What of an asset is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Extent<'a> {
+    Whole,
+    Part(ByteRange),
+    /// Several, and the length of the body that carries them.
+    Parts {
+        boundary: &'a str,
+        body_length: u64,
+    },
+}
+
+impl Templates {
+    pub(super) fn new(config: &Config) -> Self {
+        let name = &config.server_name;
+        let value = |text: String| HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("oca"));
+        let status = |outcome: CacheOutcome| {
+            // RFC 9211, 2: a hit, or why the request went forward.
+            let params = match outcome {
+                CacheOutcome::Hit => "hit",
+                CacheOutcome::Miss => "fwd=uri-miss; stored",
+                CacheOutcome::Partial => "fwd=partial; stored",
+                CacheOutcome::Stale => "hit; fwd=stale; detail=stale-if-error",
+                CacheOutcome::Revalidated => "fwd=stale; fwd-status=304",
+                CacheOutcome::Pass => "fwd=bypass",
+                CacheOutcome::Negative => "hit; detail=negative",
+                CacheOutcome::None => "detail=refused",
+            };
+            (outcome, value(format!("{name}; {params}")))
+        };
+        let cors = match config.cors.origins.as_slice() {
+            [] => Cors::Off,
+            origins if origins.iter().any(|origin| origin == "*") => Cors::Any,
+            origins => Cors::Listed(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect()),
+        };
+        Self {
+            statuses: CacheOutcome::ALL.map(status),
+            cors,
+            max_age: HeaderValue::from(config.cors.max_age.as_secs()),
+            retry_after: HeaderValue::from(config.retry_after.as_secs().max(1)),
+        }
+    }
+
+    fn head(&self, status: StatusCode, outcome: CacheOutcome, request: &HeaderMap) -> Head {
+        let mut headers = HeaderMap::with_capacity(16);
+        if let Some((_, value)) = self.statuses.iter().find(|(known, _)| *known == outcome) {
+            headers.insert(CACHE_STATUS, value.clone());
+        }
+        self.add_cors(&mut headers, request);
+        Head { status, headers }
+    }
+
+    fn add_cors(&self, headers: &mut HeaderMap, request: &HeaderMap) {
+        let allowed = match &self.cors {
+            Cors::Off => return,
+            Cors::Any => HeaderValue::from_static("*"),
+            Cors::Listed(origins) => {
+                // The answer differs by origin, also where it is no.
+                headers.insert(VARY, HeaderValue::from_static("Origin"));
+                match request.get(ORIGIN).filter(|origin| origins.contains(origin)) {
+                    Some(origin) => origin.clone(),
+                    None => return,
+                }
+            }
+        };
+        headers.insert(TIMING_ALLOW_ORIGIN, allowed.clone());
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+
+    /// 200 or 206 with what describes the asset and the part of it.
+    pub(super) fn asset(
+        &self,
+        outcome: CacheOutcome,
+        request: &HeaderMap,
+        meta: &Described<'_>,
+        extent: &Extent<'_>,
+    ) -> Head {
+        let status = if *extent == Extent::Whole { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
+        let mut head = self.head(status, outcome, request);
+        meta.validators(&mut head.headers);
+        let headers = &mut head.headers;
+        headers.insert(ACCEPT_RANGES, BYTES);
+        let length = match extent {
+            Extent::Whole => meta.meta.length,
+            Extent::Part(part) => {
+                headers.insert(CONTENT_RANGE, content_range(Some(*part), meta.meta.length));
+                part.len()
+            }
+            Extent::Parts { body_length, .. } => *body_length,
+        };
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        let content_type = match extent {
+            Extent::Parts { boundary, .. } => {
+                HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}")).ok()
+            }
+            _ => Some(meta.content_type()),
+        };
+        headers.extend(content_type.map(|value| (CONTENT_TYPE, value)));
+        if let Some(coding) =
+            meta.meta.content_encoding.as_deref().and_then(|coding| HeaderValue::from_str(coding).ok())
+        {
+            headers.insert(CONTENT_ENCODING, coding);
+        }
+        head
+    }
+
+    /// The head of a response that passes through; `length` of the body where it is known.
+    pub(super) fn passed(
+        &self,
+        request: &HeaderMap,
+        meta: &Described<'_>,
+        part: Option<(ByteRange, u64)>,
+        length: Option<u64>,
+    ) -> Head {
+        let extent = part.map_or(Extent::Whole, |(part, _)| Extent::Part(part));
+        let mut head = self.asset(CacheOutcome::Pass, request, meta, &extent);
+        match (part, length) {
+            (Some((part, total)), _) => drop(head.headers.insert(CONTENT_RANGE, content_range(Some(part), total))),
+            (None, Some(length)) => drop(head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
+            // hyper sends chunks; the end of the body is marked, so that a cut shows.
+            (None, None) => drop(head.headers.remove(CONTENT_LENGTH)),
+        }
+        head
+    }
+
+    /// 304 (RFC 9110, 15.4.5: with the fields that a 200 would have had for caches).
+    pub(super) fn not_modified(&self, outcome: CacheOutcome, request: &HeaderMap, meta: &Described<'_>) -> Head {
+        let mut head = self.head(StatusCode::NOT_MODIFIED, outcome, request);
+        meta.validators(&mut head.headers);
+        head
+    }
+
+    /// 412.
+    pub(super) fn precondition_failed(&self, outcome: CacheOutcome, request: &HeaderMap) -> (Head, &'static str) {
+        self.error(
+            StatusCode::PRECONDITION_FAILED,
+            "the asset is another version than the request names",
+            outcome,
+            request,
+        )
+    }
+
+    /// 416 with the length that there is (RFC 9110, 15.5.17).
+    pub(super) fn unsatisfiable(
+        &self,
+        outcome: CacheOutcome,
+        request: &HeaderMap,
+        length: u64,
+    ) -> (Head, &'static str) {
+        let (mut head, text) =
+            self.error(StatusCode::RANGE_NOT_SATISFIABLE, "no byte of the range exists", outcome, request);
+        head.headers.insert(CONTENT_RANGE, content_range(None, length));
+        head.headers.insert(ACCEPT_RANGES, BYTES);
+        (head, text)
+    }
+
+    /// 204 for OPTIONS.
+    pub(super) fn options(&self, preflight: bool, request: &HeaderMap) -> Head {
+        let mut head = self.head(StatusCode::NO_CONTENT, CacheOutcome::None, request);
+        head.headers.remove(CACHE_STATUS);
+        head.headers.insert(ALLOW, METHODS);
+        if preflight && head.headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+            head.headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+            head.headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED);
+            head.headers.insert(ACCESS_CONTROL_MAX_AGE, self.max_age.clone());
+        }
+        head
+    }
+
+    /// A refused request.
+    pub(super) fn bad_request(&self, why: BadRequest, request: &HeaderMap) -> (Head, &'static str) {
+        let (status, text) = match why {
+            BadRequest::Method => (StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here"),
+            BadRequest::Framing(text) => (StatusCode::BAD_REQUEST, text),
+            BadRequest::Host => (StatusCode::BAD_REQUEST, "the request needs exactly one valid Host field"),
+            BadRequest::NoAsset => (StatusCode::NOT_FOUND, "the path names no asset"),
+            BadRequest::TooLong => (StatusCode::URI_TOO_LONG, "the path is too long"),
+            BadRequest::Path(_) => (StatusCode::BAD_REQUEST, "the path is not a valid asset path"),
+        };
+        let (mut head, text) = self.error(status, text, CacheOutcome::None, request);
+        match why {
+            BadRequest::Method => drop(head.headers.insert(ALLOW, METHODS)),
+            BadRequest::Framing(_) => drop(head.headers.insert(CONNECTION, CLOSE)),
+            _ => {}
+        }
+        (head, text)
+    }
+
+    /// An asset that is not to be had.
+    pub(super) fn refused(&self, why: Refusal, outcome: CacheOutcome, request: &HeaderMap) -> (Head, &'static str) {
+        let (status, text) = match why {
+            Refusal::NotFound => (StatusCode::NOT_FOUND, "there is no such asset"),
+            Refusal::Gone => (StatusCode::GONE, "the asset is gone"),
+            Refusal::Forbidden => (StatusCode::FORBIDDEN, "the source does not allow this"),
+            Refusal::SourceFailed => (StatusCode::BAD_GATEWAY, "no source could deliver the asset"),
+            Refusal::SourceTimedOut => (StatusCode::GATEWAY_TIMEOUT, "no source delivered the asset in time"),
+            Refusal::Busy | Refusal::NoRoom | Refusal::Withdrawn | Refusal::Stopping => {
+                (StatusCode::SERVICE_UNAVAILABLE, "too busy just now, try again")
+            }
+        };
+        let (mut head, text) = self.error(status, text, outcome, request);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            head.headers.insert(RETRY_AFTER, self.retry_after.clone());
+        }
+        (head, text)
+    }
+
+    fn error(
+        &self,
+        status: StatusCode,
+        text: &'static str,
+        outcome: CacheOutcome,
+        request: &HeaderMap,
+    ) -> (Head, &'static str) {
+        let mut head = self.head(status, outcome, request);
+        head.headers.insert(CONTENT_TYPE, TEXT);
+        // Only a source's own word is worth remembering elsewhere, and that for no longer than here.
+        head.headers.insert(CACHE_CONTROL, NO_STORE);
+        // The text and its line break (see `error_body`).
+        head.headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len() + 1));
+        (head, text)
+    }
+}
+
+/// What a response says of an asset.
+#[derive(Debug)]
+pub(super) struct Described<'a> {
+    pub(super) meta: &'a Meta,
+    pub(super) path: &'a str,
+    pub(super) age: Option<u64>,
+}
+
+impl Described<'_> {
+    /// The entry's own type, or the one its extension says.
+    pub(super) fn content_type(&self) -> HeaderValue {
+        let given = self.meta.content_type.as_deref().filter(|given| *given != "application/octet-stream");
+        let given = given.and_then(|given| HeaderValue::from_str(given).ok());
+        given.unwrap_or_else(|| HeaderValue::from_static(media_type_of(self.path)))
+    }
+
+    fn validators(&self, headers: &mut HeaderMap) {
+        let validators = &self.meta.validators;
+        if let Some(etag) = validators.etag.as_ref().and_then(|tag| HeaderValue::from_str(tag.as_str()).ok()) {
+            headers.insert(ETAG, etag);
+        }
+        if let Some(date) = validators.last_modified {
+            headers.extend(http_date(date).map(|value| (LAST_MODIFIED, value)));
+        }
+        if let Some(control) = self.meta.cache_control.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert(CACHE_CONTROL, control);
+        }
+        if let Some(age) = self.age {
+            headers.insert(AGE, HeaderValue::from(age));
+        }
+    }
+}
+
+fn http_date(time: UnixTime) -> Option<HeaderValue> {
+    HeaderValue::try_from(httpdate::fmt_http_date(time.into())).ok()
+}
+
+fn content_range(part: Option<ByteRange>, length: u64) -> HeaderValue {
+    let mut text = String::with_capacity(48);
+    // Writing to a string cannot fail.
+    let written = match part {
+        Some(part) => write!(text, "bytes {part}/{length}"),
+        None => write!(text, "bytes */{length}"),
+    };
+    debug_assert!(written.is_ok());
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("bytes */0"))
+}
+
+/// The heads between the parts of a multipart body, one per part, and its end (RFC 9110, 14.6).
+pub(super) fn part_heads(
+    content_type: &HeaderValue,
+    parts: &[ByteRange],
+    length: u64,
+    boundary: &str,
+) -> (SmallVec<[String; 4]>, String) {
+    let content_type = content_type.to_str().unwrap_or("application/octet-stream");
+    let head = |part: &ByteRange| {
+        format!("\r\n--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: bytes {part}/{length}\r\n\r\n")
+    };
+    (parts.iter().map(head).collect(), format!("\r\n--{boundary}--\r\n"))
+}

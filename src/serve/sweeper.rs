@@ -1,0 +1,216 @@
+//! Ends connections that take too long: once a second a worker looks at all of its own.
+//!
+//! One look costs less than timers for every request, and needs no cooperation of hyper: the socket is shut down, and the
+//! connection's task ends by itself. A deadline may be overrun by up to a second.
+
+use std::{
+    cell::RefCell,
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use tokio::net::TcpStream;
+
+use super::{
+    Config,
+    connection::{Connection, Doing},
+};
+use crate::{sys::socket, telemetry::metrics::CloseReason};
+
+/// The connections of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Sweeper {
+    connections: RefCell<Vec<(Weak<TcpStream>, Rc<Connection>)>>,
+}
+
+/// The deadlines, in milliseconds and bytes per second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    header: u64,
+    idle: u64,
+    stall: u64,
+    rate_window: u64,
+    rate_min: u64,
+}
+
+impl Deadlines {
+    pub(super) fn new(config: &Config) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            header: millis(config.header_timeout),
+            idle: millis(config.idle_timeout),
+            stall: millis(config.stall_timeout),
+            rate_window: millis(config.send_rate_window),
+            rate_min: config.send_rate_min.bytes_per_second(),
+        }
+    }
+
+    /// Whether, and why, a connection's time is up. `acked`: bytes that its client has acknowledged in all.
+    fn verdict(&self, connection: &Connection, acked: impl FnOnce() -> u64) -> Option<CloseReason> {
+        match connection.doing() {
+            Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
+            Doing::Idle if !connection.is_blocked() && connection.doing_for() > self.idle => {
+                Some(CloseReason::IdleTimeout)
+            }
+            _ if connection.is_blocked() => self.pace(connection, acked()),
+            _ => {
+                // The client waits for us, not we for it.
+                let mut pace = connection.pace.get();
+                pace.window_millis = 0;
+                pace.progress_millis = connection.now();
+                connection.pace.set(pace);
+                None
+            }
+        }
+    }
+
+    /// Judges by what the client acknowledges, not by what the kernel takes: buffers of some megabytes make the latter jumpy.
+    fn pace(&self, connection: &Connection, acked: u64) -> Option<CloseReason> {
+        let now = connection.now();
+        let mut pace = connection.pace.get();
+        if acked > pace.acked || pace.progress_millis == 0 {
+            pace.acked = acked;
+            pace.progress_millis = now;
+        }
+        if pace.window_millis == 0 {
+            pace.window_millis = now.max(1);
+            pace.window_acked = acked;
+        }
+        let window = now.saturating_sub(pace.window_millis);
+        let verdict = if now.saturating_sub(pace.progress_millis) > self.stall {
+            Some(CloseReason::Stalled)
+        } else if window >= self.rate_window {
+            let slow = (acked - pace.window_acked).saturating_mul(1000) < self.rate_min.saturating_mul(window);
+            pace.window_millis = 0;
+            slow.then_some(CloseReason::TooSlow)
+        } else {
+            None
+        };
+        connection.pace.set(pace);
+        verdict
+    }
+}
+
+impl Sweeper {
+    pub(super) fn add(&self, stream: &Rc<TcpStream>, connection: &Rc<Connection>) {
+        self.connections.borrow_mut().push((Rc::downgrade(stream), Rc::clone(connection)));
+    }
+
+    /// Looks at every connection once; forgets those that have ended.
+    pub(super) fn sweep(&self, deadlines: &Deadlines) {
+        self.connections.borrow_mut().retain(|(stream, connection)| {
+            let Some(stream) = stream.upgrade() else { return false };
+            let acked = || connection.sent().saturating_sub(socket::unacknowledged(&*stream).unwrap_or(0));
+            if connection.closing.get().is_none()
+                && let Some(reason) = deadlines.verdict(connection, acked)
+            {
+                close(&stream, connection, reason);
+            }
+            true
+        });
+    }
+
+    /// Closes connections on which nothing is under way.
+    pub(super) fn close_idle(&self) {
+        for (stream, connection) in self.connections.borrow().iter() {
+            if let Some(stream) = stream.upgrade()
+                && connection.doing() == Doing::Idle
+                && connection.closing.get().is_none()
+            {
+                close(&stream, connection, CloseReason::Drain);
+            }
+        }
+    }
+
+    /// Closes everything that is left.
+    pub(super) fn close_all(&self) {
+        for (stream, connection) in self.connections.borrow().iter() {
+            if let Some(stream) = stream.upgrade() {
+                close(&stream, connection, CloseReason::Drain);
+            }
+        }
+    }
+}
+
+fn close(stream: &TcpStream, connection: &Connection, reason: CloseReason) {
+    connection.closing.set(Some(reason));
+    connection.metrics.closed(reason);
+    if matches!(reason, CloseReason::Stalled | CloseReason::TooSlow)
+        // What it would not take is not kept for it: the connection is reset.
+        && let Err(err) = stream.set_zero_linger()
+    {
+        tracing::debug!(error = %err, "connection will linger");
+    }
+    if let Err(err) = rustix::net::shutdown(stream, rustix::net::Shutdown::Both) {
+        tracing::debug!(error = %err, "connection was closed already");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, net::SocketAddr};
+
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    const DEADLINES: Deadlines =
+        Deadlines { header: 10_000, idle: 60_000, stall: 30_000, rate_window: 60_000, rate_min: 8_000 };
+
+    fn connection() -> (Rc<Connection>, Rc<Cell<u64>>) {
+        let now = Rc::new(Cell::new(1_000_000));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        (Connection::new(peer, Metrics::new(1).worker(0), Rc::clone(&now)), now)
+    }
+
+    #[test]
+    fn a_head_that_trickles_is_not_given_more_time() {
+        let (connection, now) = connection();
+        for _ in 0..10 {
+            now.set(now.get() + 1_000);
+            connection.received();
+            assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        }
+        now.set(now.get() + 1);
+        connection.received();
+        assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::HeaderTimeout));
+    }
+
+    #[test]
+    fn waiting_for_fill_is_no_fault_of_the_client() {
+        let (connection, now) = connection();
+        connection.begin(Doing::Responding);
+        now.set(now.get() + 10_000_000);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+    }
+
+    #[test]
+    fn who_takes_nothing_is_stalled_and_who_takes_little_is_too_slow() {
+        let (connection, now) = connection();
+        connection.begin(Doing::Responding);
+        connection.set_blocked();
+        assert_eq!(DEADLINES.verdict(&connection, || 5), None);
+        now.set(now.get() + 30_001);
+        assert_eq!(DEADLINES.verdict(&connection, || 5), Some(CloseReason::Stalled));
+
+        let (connection, now) = self::connection();
+        connection.begin(Doing::Responding);
+        connection.set_blocked();
+        let mut verdicts = Vec::new();
+        for second in 0..=61 {
+            verdicts.push(DEADLINES.verdict(&connection, || second * 7_000));
+            now.set(now.get() + 1_000);
+        }
+        assert_eq!(verdicts.iter().flatten().collect::<Vec<_>>(), [&CloseReason::TooSlow]);
+    }
+
+    #[test]
+    fn a_slow_viewer_above_the_minimum_is_served_for_ever() {
+        let (connection, now) = connection();
+        connection.begin(Doing::Responding);
+        connection.set_blocked();
+        for second in 0..1_000 {
+            assert_eq!(DEADLINES.verdict(&connection, || second * 9_000), None, "second {second}");
+            now.set(now.get() + 1_000);
+        }
+    }
+}

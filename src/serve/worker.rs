@@ -1,0 +1,286 @@
+//! One worker: a thread with its own runtime, its own listeners and its own connections. Nothing on it blocks.
+
+use std::{
+    cell::Cell,
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    panic::AssertUnwindSafe,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use hyper::{server::conn::http1, service::service_fn};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::LocalSet,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+
+use super::{
+    Config,
+    connection::Connection,
+    handler::Handler,
+    sweeper::{Deadlines, Sweeper},
+    transport::Transport,
+};
+use crate::{
+    sys::{Phase, phase::draining, socket},
+    telemetry::metrics::WorkerMetrics,
+};
+
+/// How often deadlines are looked at.
+const SWEEP: Duration = Duration::from_millis(1000);
+/// How often the worker's idea of time moves on.
+const TICK: Duration = Duration::from_millis(100);
+/// Rest after the system has run out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Refused clients that are told so at the same time, per worker; further ones are just closed.
+const REFUSALS_MAX: usize = 64;
+/// Longest wait for a refused client to read why.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a worker needs.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) config: Arc<Config>,
+    pub(super) listeners: Vec<StdListener>,
+    pub(super) handler: Handler,
+    pub(super) metrics: Arc<WorkerMetrics>,
+    /// Connections of all workers.
+    pub(super) open: Arc<AtomicUsize>,
+    pub(super) connections_max: usize,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+/// What the tasks of a worker share.
+struct Shared {
+    config: Arc<Config>,
+    handler: Rc<Handler>,
+    metrics: Arc<WorkerMetrics>,
+    sweeper: Sweeper,
+    now_millis: Rc<Cell<u64>>,
+    here: Cell<usize>,
+    refusing: Cell<usize>,
+    open: Arc<AtomicUsize>,
+    connections_max: usize,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Worker {
+    /// Serves until draining is over.
+    ///
+    /// # Errors
+    /// The runtime cannot be made or the listeners cannot be taken over.
+    pub(super) fn run(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            // Only mapping files and the fallback for cold reads block, each in bounded number.
+            .max_blocking_threads(8)
+            .thread_name("oca-worker-blocking")
+            .build()?;
+        let local = LocalSet::new();
+        local.block_on(&runtime, self.serve())
+    }
+
+    async fn serve(self) -> io::Result<()> {
+        let shared = Rc::new(Shared {
+            config: self.config,
+            handler: Rc::new(self.handler),
+            metrics: self.metrics,
+            sweeper: Sweeper::default(),
+            now_millis: Rc::new(Cell::new(1)),
+            here: Cell::new(0),
+            refusing: Cell::new(0),
+            open: self.open,
+            connections_max: self.connections_max,
+            phase: self.phase,
+        });
+        let keeper = tokio::task::spawn_local(keep_time(Rc::clone(&shared)));
+        let mut accepting = Vec::new();
+        for listener in self.listeners {
+            listener.set_nonblocking(true)?;
+            let listener = TcpListener::from_std(listener)?;
+            accepting.push(tokio::task::spawn_local(accept(Rc::clone(&shared), listener)));
+        }
+        let mut phase = shared.phase.clone();
+        draining(&mut phase).await;
+        for task in accepting {
+            task.abort();
+        }
+        shared.finish().await;
+        keeper.abort();
+        Ok(())
+    }
+}
+
+/// Moves the worker's coarse clock, and looks at deadlines.
+async fn keep_time(shared: Rc<Shared>) {
+    let begun = Instant::now();
+    let deadlines = Deadlines::new(&shared.config);
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut swept = 0;
+    loop {
+        ticks.tick().await;
+        let now = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        shared.now_millis.set(now);
+        if u128::from(now - swept) >= SWEEP.as_millis() {
+            swept = now;
+            shared.sweeper.sweep(&deadlines);
+            shared.metrics.set_major_faults(socket::major_faults_of_this_thread());
+        }
+    }
+}
+
+async fn accept(shared: Rc<Shared>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => shared.take(stream, peer),
+            Err(err) => {
+                // A client that left in the queue is its own affair; without descriptors, asking again at once does not help.
+                if matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) {
+                    tracing::warn!(error = %err, "connections cannot be accepted");
+                    shared.metrics.accept_failed();
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let open = self.open.fetch_add(1, Ordering::AcqRel);
+        let counted = Counted { shared: Rc::clone(self) };
+        self.here.set(self.here.get() + 1);
+        if open >= self.connections_max {
+            self.metrics.refused();
+            if self.refusing.get() < REFUSALS_MAX {
+                tokio::task::spawn_local(refuse(Rc::clone(self), stream, counted));
+            }
+            return;
+        }
+        self.metrics.accepted();
+        if let Err(err) = tune(&stream, &self.config) {
+            tracing::debug!(error = %err, "connection cannot be tuned");
+        }
+        let shared = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let client = peer;
+            let served = AssertUnwindSafe(shared.serve_connection(stream, client)).catch_unwind().await;
+            if served.is_err() {
+                shared.metrics.panicked();
+                tracing::error!(%client, "a request panicked; its connection is closed");
+            }
+            drop(counted);
+        });
+    }
+
+    async fn serve_connection(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let stream = Rc::new(stream);
+        let connection = Connection::new(peer, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
+        self.sweeper.add(&stream, &connection);
+        let transport = Transport::new(stream, Rc::clone(&connection));
+        let service = service_fn(|request| Rc::clone(&self.handler).handle(Rc::clone(&connection), request));
+        let mut builder = http1::Builder::new();
+        builder
+            .max_headers(self.config.header_count_max)
+            .max_buf_size(usize::try_from(self.config.header_size_max.0).unwrap_or(usize::MAX).max(8192))
+            // The sweeper keeps this deadline without a timer per request.
+            .header_read_timeout(None)
+            .pipeline_flush(false);
+        let mut serving = std::pin::pin!(builder.serve_connection(transport, service));
+        let mut phase = self.phase.clone();
+        let ended = tokio::select! {
+            ended = &mut serving => ended,
+            () = draining(&mut phase) => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(err) = ended {
+            // Clients that hang up, and those that write no HTTP, are everyday; the error says which.
+            tracing::debug!(client = %peer, error = %err, "connection ended");
+            self.metrics.connection_error();
+        }
+    }
+
+    /// Lets responses finish, for as long as draining may take.
+    async fn finish(&self) {
+        self.sweeper.close_idle();
+        let finished = timeout(self.config.drain_timeout, async {
+            let mut ticks = interval(TICK);
+            while self.here.get() > 0 {
+                ticks.tick().await;
+                self.sweeper.close_idle();
+            }
+        });
+        if finished.await.is_err() {
+            tracing::warn!(connections = self.here.get(), "drain timeout is over; responses are cut");
+            self.sweeper.close_all();
+        }
+    }
+}
+
+/// A connection counts until this is dropped.
+struct Counted {
+    shared: Rc<Shared>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.shared.open.fetch_sub(1, Ordering::AcqRel);
+        self.shared.here.set(self.shared.here.get() - 1);
+        self.shared.metrics.ended();
+    }
+}
+
+fn tune(stream: &TcpStream, config: &Config) -> io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    if config.unsent_max.0 > 0 {
+        socket.set_tcp_notsent_lowat(u32::try_from(config.unsent_max.0).unwrap_or(u32::MAX))?;
+    }
+    if config.send_buffer.0 > 0 {
+        socket.set_send_buffer_size(usize::try_from(config.send_buffer.0).unwrap_or(usize::MAX))?;
+    }
+    // A client whose host has vanished acknowledges nothing: as good as stalled.
+    socket.set_tcp_user_timeout(Some(config.stall_timeout))
+}
+
+/// Tells a client that there are too many, and waits a moment for it to read that: closing at once would reset the connection
+/// and lose the answer.
+async fn refuse(shared: Rc<Shared>, stream: TcpStream, counted: Counted) {
+    shared.refusing.set(shared.refusing.get() + 1);
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        shared.config.retry_after.as_secs().max(1)
+    );
+    let told = async {
+        stream.writable().await?;
+        stream.try_write(answer.as_bytes())?;
+        rustix::net::shutdown(&stream, rustix::net::Shutdown::Write)?;
+        let mut waste = [0_u8; 1024];
+        // What it has already asked is read and dropped, up to what a head may be.
+        for _ in 0..16 {
+            stream.readable().await?;
+            match stream.try_read(&mut waste) {
+                Ok(0) => break,
+                Err(err) if err.kind() != io::ErrorKind::WouldBlock => return Err(err),
+                _ => {}
+            }
+        }
+        io::Result::Ok(())
+    };
+    if let Ok(Err(err)) = timeout(REFUSAL_PATIENCE, told).await {
+        tracing::debug!(error = %err, "a refused client was gone before it was told");
+    }
+    shared.refusing.set(shared.refusing.get() - 1);
+    drop(counted);
+}

@@ -1,0 +1,35 @@
+//! What the kernel knows of a socket and no safe interface tells.
+
+#![expect(unsafe_code, reason = "the TIOCOUTQ ioctl and RUSAGE_THREAD have no safe interface")]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+/// Bytes handed to the kernel that the peer has not acknowledged yet (`SIOCOUTQ`, `tcp(7)`).
+///
+/// # Errors
+/// As of `ioctl(2)`.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, to a variable that outlives the call; the descriptor is borrowed and open.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::from(bytes.cast_unsigned()))
+}
+
+/// Page faults of the calling thread that had to wait for the disk (`getrusage(2)`, `ru_majflt`).
+pub fn major_faults_of_this_thread() -> u64 {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: the kernel fills the structure that it is given.
+    let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    if result != 0 {
+        return 0;
+    }
+    // SAFETY: it was zeroed above, and every bit pattern is a valid value of its integers.
+    let usage = unsafe { usage.assume_init() };
+    u64::try_from(usage.ru_majflt).unwrap_or(0)
+}

@@ -1,0 +1,343 @@
+//! The access log: one line per response, written by a thread of its own.
+//!
+//! worker -> its ring (bounded, no wake-up, no lock) -> writer thread, ten times a second -> file
+//!
+//! A full ring drops the line and counts it: a slow log disk never slows a viewer.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
+};
+
+use crossbeam_queue::ArrayQueue;
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::{AccessConfig, AccessFormat};
+
+/// How often the writer looks into the rings.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// What is logged of one response.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// When it ended.
+    pub unix_millis: u64,
+    /// Who asked.
+    pub client: SocketAddr,
+    /// How.
+    pub method: Box<str>,
+    /// For what: path and query as they were sent, cut to a bound.
+    pub target: Box<str>,
+    /// In which protocol.
+    pub protocol: &'static str,
+    /// With what result.
+    pub status: u16,
+    /// Bytes of the body handed out.
+    pub bytes: u64,
+    /// From the request's head to the end of the body, in microseconds.
+    pub duration_us: u64,
+    /// From the request's head to the response's, in microseconds.
+    pub first_byte_us: u64,
+    /// What the cache did.
+    pub outcome: &'static str,
+    /// `Range` as it was sent.
+    pub range: Option<Box<str>>,
+    /// `User-Agent` as it was sent.
+    pub user_agent: Option<Box<str>>,
+    /// `Referer` as it was sent.
+    pub referer: Option<Box<str>>,
+    /// Number of the request, unique while the process runs.
+    pub request_id: u64,
+}
+
+/// One worker's lines on their way to the writer.
+#[derive(Debug)]
+pub struct Ring {
+    lines: ArrayQueue<Record>,
+    dropped: AtomicU64,
+}
+
+impl Ring {
+    /// Hands a line over; never waits.
+    pub fn push(&self, record: Record) {
+        if self.lines.push(record).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The access log, or that there is none.
+#[derive(Debug)]
+pub struct AccessLog {
+    shared: Option<Arc<Shared>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    rings: Vec<Arc<Ring>>,
+    path: PathBuf,
+    format: AccessFormat,
+    reopen: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl AccessLog {
+    /// Opens the file and starts its writer.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn start(config: &AccessConfig, workers: usize) -> io::Result<Self> {
+        let Some(path) = &config.path else { return Ok(Self { shared: None, writer: Mutex::new(None) }) };
+        let file = open(path)?;
+        let ring = || Arc::new(Ring { lines: ArrayQueue::new(config.queue_max.max(1)), dropped: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            rings: (0..workers).map(|_| ring()).collect(),
+            path: path.clone(),
+            format: config.format,
+            reopen: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let writer = std::thread::Builder::new().name("oca-access-log".into()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.write(file)
+        })?;
+        Ok(Self { shared: Some(shared), writer: Mutex::new(Some(writer)) })
+    }
+
+    /// The ring of one worker; `None` where there is no access log.
+    pub fn ring(&self, worker: usize) -> Option<Arc<Ring>> {
+        self.shared.as_ref()?.rings.get(worker).cloned()
+    }
+
+    /// Lines dropped so far.
+    pub fn dropped(&self) -> u64 {
+        let rings = self.shared.as_ref().map_or(&[][..], |shared| &shared.rings);
+        rings.iter().map(|ring| ring.dropped.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Opens the file anew, after somebody has moved it away.
+    pub fn reopen(&self) {
+        if let Some(shared) = &self.shared {
+            shared.reopen.store(true, Ordering::Release);
+        }
+    }
+
+    /// Writes what is waiting and ends. Blocks.
+    pub fn close(&self) {
+        if let Some(shared) = &self.shared {
+            shared.stop.store(true, Ordering::Release);
+        }
+        if let Some(writer) = self.writer.lock().take() {
+            writer.thread().unpark();
+            if writer.join().is_err() {
+                tracing::error!("the access log's writer panicked");
+            }
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+impl Shared {
+    fn write(&self, mut file: File) {
+        let mut text = String::new();
+        let mut failing = false;
+        loop {
+            let stopping = self.stop.load(Ordering::Acquire);
+            if self.reopen.swap(false, Ordering::AcqRel) {
+                match open(&self.path) {
+                    Ok(opened) => file = opened,
+                    Err(err) => {
+                        tracing::error!(error = %err, "access log cannot be reopened; the old file is written on")
+                    }
+                }
+            }
+            for ring in &self.rings {
+                // One ring's length at the most: a worker that logs faster than this writes cannot hold it here.
+                for _ in 0..ring.lines.capacity() {
+                    let Some(record) = ring.lines.pop() else { break };
+                    write_line(&mut text, &record, self.format);
+                }
+            }
+            let written = file.write_all(text.as_bytes());
+            if let Err(err) = &written
+                && !failing
+            {
+                tracing::error!(error = %err, "access log cannot be written; lines are lost until it can");
+            }
+            failing = written.is_err();
+            text.clear();
+            if stopping {
+                return;
+            }
+            std::thread::park_timeout(ROUND);
+        }
+    }
+}
+
+fn write_line(text: &mut String, record: &Record, format: AccessFormat) {
+    match format {
+        AccessFormat::Json => write_json(text, record),
+        AccessFormat::Combined => write_combined(text, record),
+    }
+    text.push('\n');
+}
+
+fn write_json(text: &mut String, record: &Record) {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        time_ms: u64,
+        client: std::net::IpAddr,
+        method: &'a str,
+        target: &'a str,
+        protocol: &'a str,
+        status: u16,
+        bytes: u64,
+        duration_us: u64,
+        first_byte_us: u64,
+        cache: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        range: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user_agent: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        referer: Option<&'a str>,
+        request_id: String,
+    }
+    let line = Line {
+        time_ms: record.unix_millis,
+        client: record.client.ip(),
+        method: &record.method,
+        target: &record.target,
+        protocol: record.protocol,
+        status: record.status,
+        bytes: record.bytes,
+        duration_us: record.duration_us,
+        first_byte_us: record.first_byte_us,
+        cache: record.outcome,
+        range: record.range.as_deref(),
+        user_agent: record.user_agent.as_deref(),
+        referer: record.referer.as_deref(),
+        request_id: format!("{:016x}", record.request_id),
+    };
+    match serde_json::to_string(&line) {
+        Ok(line) => text.push_str(&line),
+        Err(err) => tracing::error!(error = %err, "access log line cannot be written"),
+    }
+}
+
+fn write_combined(text: &mut String, record: &Record) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_millis(record.unix_millis);
+    // "Sun, 06 Nov 1994 08:49:37 GMT" holds what the combined format wants in another order; always UTC.
+    let date = httpdate::fmt_http_date(time);
+    let time = match (date.get(5..7), date.get(8..11), date.get(12..16), date.get(17..25)) {
+        (Some(day), Some(month), Some(year), Some(clock)) => format!("{day}/{month}/{year}:{clock} +0000"),
+        _ => "-".into(),
+    };
+    let request = format!("{} {} {}", record.method, record.target, record.protocol);
+    let or_dash = |field: &Option<Box<str>>| escaped(field.as_deref().unwrap_or("-"));
+    let written = write!(
+        text,
+        "{} - - [{time}] \"{}\" {} {} \"{}\" \"{}\"",
+        record.client.ip(),
+        escaped(&request),
+        record.status,
+        record.bytes,
+        or_dash(&record.referer),
+        or_dash(&record.user_agent),
+    );
+    debug_assert!(written.is_ok(), "writing to a string cannot fail");
+}
+
+/// Quotes, backslashes and everything that is not printable ASCII as `\xHH`: nobody can end the field or forge a line.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' | 0..=0x1f | 0x7f.. => out.push_str(&format!("\\x{byte:02X}")),
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(target: &str) -> Record {
+        Record {
+            unix_millis: 784_111_777_000,
+            client: SocketAddr::from(([192, 0, 2, 1], 5)),
+            method: "GET".into(),
+            target: target.into(),
+            protocol: "HTTP/1.1",
+            status: 206,
+            bytes: 5,
+            duration_us: 7,
+            first_byte_us: 6,
+            outcome: "hit",
+            range: Some("bytes=0-4".into()),
+            user_agent: Some("player\"\n{}".into()),
+            referer: None,
+            request_id: 0x1f,
+        }
+    }
+
+    fn logged(format: AccessFormat, records: Vec<Record>) -> String {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("access.log");
+        let config = AccessConfig { path: Some(path.clone()), format, queue_max: 4 };
+        let log = AccessLog::start(&config, 1).expect("started");
+        let ring = log.ring(0).expect("a ring");
+        records.into_iter().for_each(|record| ring.push(record));
+        log.close();
+        std::fs::read_to_string(path).expect("written")
+    }
+
+    #[test]
+    fn a_client_cannot_forge_a_line() {
+        let json = logged(AccessFormat::Json, vec![record("/a\"}\n{\"x")]);
+        assert_eq!(json.lines().count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&json).expect("one object");
+        assert_eq!((&value["target"], &value["user_agent"]), (&"/a\"}\n{\"x".into(), &"player\"\n{}".into()));
+        let combined = logged(AccessFormat::Combined, vec![record("/a\" 200\n")]);
+        assert_eq!(
+            combined,
+            "192.0.2.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\x22 200\\x0A HTTP/1.1\" 206 5 \"-\" \"player\\x22\\x0A{}\"\n"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted() {
+        let ring = Ring { lines: ArrayQueue::new(2), dropped: AtomicU64::new(0) };
+        (0..5).for_each(|_| ring.push(record("/a")));
+        assert_eq!((ring.lines.len(), ring.dropped.load(Ordering::Relaxed)), (2, 3));
+    }
+
+    #[test]
+    fn a_moved_file_is_opened_anew() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("access.log");
+        let config = AccessConfig { path: Some(path.clone()), format: AccessFormat::Json, queue_max: 4 };
+        let log = AccessLog::start(&config, 1).expect("started");
+        std::fs::rename(&path, dir.path().join("access.log.1")).expect("moved");
+        log.reopen();
+        log.ring(0).expect("a ring").push(record("/after"));
+        log.close();
+        assert!(std::fs::read_to_string(path).expect("written").contains("/after"));
+    }
+}

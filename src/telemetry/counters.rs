@@ -1,0 +1,289 @@
+//! The cells that are counted in. Named and described in `metrics.rs`.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Raises it to what somebody else has counted.
+    pub fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
+    /// The count.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A cell that only its own worker writes: no locked instruction.
+#[derive(Debug, Default)]
+pub(super) struct Cell(AtomicU64);
+
+impl Cell {
+    fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    pub(super) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the cache did for a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheOutcome {
+    /// Served from what is held.
+    Hit,
+    /// The asset was unknown.
+    Miss,
+    /// The asset was held, but not the bytes asked for.
+    Partial,
+    /// Served although stale, since no source answered.
+    Stale,
+    /// Its source said that it is still good.
+    Revalidated,
+    /// Passed through without being stored.
+    Pass,
+    /// A remembered "no".
+    Negative,
+    /// The catalog was not asked.
+    None,
+}
+
+impl CacheOutcome {
+    /// Every outcome.
+    pub const ALL: [Self; 8] =
+        [Self::Hit, Self::Miss, Self::Partial, Self::Stale, Self::Revalidated, Self::Pass, Self::Negative, Self::None];
+
+    /// Label in metrics and the access log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Partial => "partial",
+            Self::Stale => "stale",
+            Self::Revalidated => "revalidated",
+            Self::Pass => "pass",
+            Self::Negative => "negative",
+            Self::None => "none",
+        }
+    }
+}
+
+/// How bytes left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendPath {
+    /// From the page cache, without a copy in user space.
+    Sendfile,
+    /// From memory of ours.
+    Copied,
+}
+
+/// Why the appliance ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The request's head was not there in time.
+    HeaderTimeout,
+    /// No further request came.
+    IdleTimeout,
+    /// The client took nothing.
+    Stalled,
+    /// The client took too little.
+    TooSlow,
+    /// The appliance is draining.
+    Drain,
+}
+
+impl CloseReason {
+    pub(super) const ALL: [Self; 5] =
+        [Self::HeaderTimeout, Self::IdleTimeout, Self::Stalled, Self::TooSlow, Self::Drain];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::HeaderTimeout => "header_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::Stalled => "stalled",
+            Self::TooSlow => "too_slow",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// Statuses that are counted one by one; the others as "other".
+pub(super) const STATUSES: [u16; 17] =
+    [200, 204, 206, 304, 400, 403, 404, 405, 410, 412, 414, 416, 431, 500, 502, 503, 504];
+
+/// Upper bounds of the first-byte histogram, in microseconds.
+pub(super) const FIRST_BYTE_BOUNDS: [u64; 14] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 250_000, 1_000_000, 5_000_000, 30_000_000];
+
+/// What one worker counts. Aligned, so that no two workers write to one cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    pub(super) statuses: [Cell; STATUSES.len() + 1],
+    pub(super) outcomes: [Cell; CacheOutcome::ALL.len()],
+    pub(super) first_byte: [Cell; FIRST_BYTE_BOUNDS.len() + 1],
+    pub(super) first_byte_micros: Cell,
+    pub(super) sendfile_bytes: Cell,
+    pub(super) copied_bytes: Cell,
+    pub(super) accepted: Cell,
+    pub(super) ended: Cell,
+    pub(super) refused: Cell,
+    pub(super) closed: [Cell; CloseReason::ALL.len()],
+    pub(super) panics: Cell,
+    pub(super) cuts: Cell,
+    pub(super) accept_failures: Cell,
+    pub(super) connection_errors: Cell,
+    pub(super) major_faults: AtomicU64,
+}
+
+impl WorkerMetrics {
+    /// A response's head was made after `first_byte`.
+    pub fn record_response(&self, status: u16, outcome: CacheOutcome, first_byte: Duration) {
+        let at = STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len());
+        self.statuses[at].add(1);
+        self.outcomes[outcome as usize].add(1);
+        let micros = u64::try_from(first_byte.as_micros()).unwrap_or(u64::MAX);
+        let bucket = FIRST_BYTE_BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(FIRST_BYTE_BOUNDS.len());
+        self.first_byte[bucket].add(1);
+        self.first_byte_micros.add(micros);
+    }
+
+    /// Bytes were handed to the kernel.
+    pub fn sent(&self, path: SendPath, bytes: u64) {
+        match path {
+            SendPath::Sendfile => self.sendfile_bytes.add(bytes),
+            SendPath::Copied => self.copied_bytes.add(bytes),
+        }
+    }
+
+    /// A connection was taken in.
+    pub fn accepted(&self) {
+        self.accepted.add(1);
+    }
+
+    /// A connection, taken in or refused, is over.
+    pub fn ended(&self) {
+        self.ended.add(1);
+    }
+
+    /// A connection was one too many.
+    pub fn refused(&self) {
+        self.refused.add(1);
+    }
+
+    /// The sweeper ended a connection.
+    pub fn closed(&self, reason: CloseReason) {
+        self.closed[reason as usize].add(1);
+    }
+
+    /// A request panicked.
+    pub fn panicked(&self) {
+        self.panics.add(1);
+    }
+
+    /// A response broke off.
+    pub fn cut(&self) {
+        self.cuts.add(1);
+    }
+
+    /// The system had no descriptor for a connection.
+    pub fn accept_failed(&self) {
+        self.accept_failures.add(1);
+    }
+
+    /// A connection ended by an error: the client hung up, or wrote no HTTP.
+    pub fn connection_error(&self) {
+        self.connection_errors.add(1);
+    }
+
+    /// What the kernel counts of the worker's thread.
+    pub fn set_major_faults(&self, faults: u64) {
+        self.major_faults.store(faults, Ordering::Relaxed);
+    }
+
+    /// Connections open just now, refused ones that are being told so included.
+    pub fn open(&self) -> u64 {
+        (self.accepted.value() + self.refused.value()).saturating_sub(self.ended.value())
+    }
+}
+
+/// What is counted of one volume.
+#[derive(Debug, Default)]
+pub struct VolumeMetrics {
+    /// Batches committed to its database.
+    pub database_batches: Counter,
+    /// Commits that failed.
+    pub database_failures: Counter,
+    /// Blocks made durable.
+    pub blocks_durable: Counter,
+    /// Syncs that failed.
+    pub sync_failures: Counter,
+    /// Bytes the scrubber has compared.
+    pub scrubbed_bytes: Counter,
+    /// Blocks found right.
+    pub blocks_verified: Counter,
+    /// Blocks found wrong.
+    pub blocks_corrupt: Counter,
+    /// Assets evicted.
+    pub evicted_assets: Counter,
+    /// Their bytes.
+    pub evicted_bytes: Counter,
+    /// Assets that changed or were gone at their source.
+    pub purged_assets: Counter,
+    /// Assets lost to the disk.
+    pub lost_assets: Counter,
+    /// Reads that failed.
+    pub read_errors: Counter,
+    /// Bytes reserved. Set at scrape.
+    pub used_bytes: Counter,
+    /// Bytes it may hold. Set at scrape.
+    pub capacity_bytes: Counter,
+    /// 1 when it was taken out. Set at scrape.
+    pub failed: Counter,
+}
+
+/// What is counted of one source.
+#[derive(Debug, Default)]
+pub struct SourceMetrics {
+    /// Requests made to it.
+    pub fetches: Counter,
+    /// Bytes of bodies that came from it.
+    pub bytes: Counter,
+    /// 1 while it is set aside.
+    pub set_aside: Counter,
+    errors: parking_lot::Mutex<Vec<(&'static str, u64)>>,
+}
+
+impl SourceMetrics {
+    /// It failed, for this reason.
+    pub fn error(&self, reason: &'static str) {
+        let mut errors = self.errors.lock();
+        match errors.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, count)) => *count += 1,
+            None => errors.push((reason, 1)),
+        }
+    }
+
+    /// Failures by reason.
+    pub fn errors(&self) -> Vec<(&'static str, u64)> {
+        self.errors.lock().clone()
+    }
+}

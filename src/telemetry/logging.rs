@@ -1,0 +1,38 @@
+//! Messages for people and machines, on standard error.
+
+use tracing_subscriber::{EnvFilter, fmt};
+
+use super::{Config, LogFormat};
+
+/// Why messages cannot be shown as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter is not one.
+    #[error("log.filter '{0}' is no filter: {1}")]
+    Filter(String, tracing_subscriber::filter::ParseError),
+    /// Messages go somewhere already.
+    #[error("messages are already being shown")]
+    Twice,
+}
+
+/// Checks a filter as `tracing-subscriber` writes them.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(drop).map_err(|err| err.to_string())
+}
+
+/// Shows messages from now on; once a process.
+///
+/// # Errors
+/// See [`LoggingError`].
+pub fn init(config: &Config) -> Result<(), LoggingError> {
+    let filter = EnvFilter::try_new(&config.filter).map_err(|err| LoggingError::Filter(config.filter.clone(), err))?;
+    let messages = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Text => messages.try_init(),
+        LogFormat::Json => messages.json().flatten_event(true).try_init(),
+    }
+    .map_err(|_| LoggingError::Twice)
+}
