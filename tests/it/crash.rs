@@ -106,9 +106,9 @@ fn what_was_durable_before_a_kill_is_a_hit_after_it() {
             content.assert_is(0, &appliance.get(&path).body);
             durable.push((path, content));
         }
-        wait_until("everything is durable", Duration::from_secs(10), || {
-            appliance.metric("oca_storage_unsynced_blocks", "") == 0.0
-        });
+        for (path, _) in &durable[durable.len() - 2..] {
+            wait_until("it is durable", Duration::from_secs(10), || appliance.is_durable(path));
+        }
         // Another fill is under way when the kill comes.
         let unfinished = origin.publish_new(&format!("/cut{round}.mp4"), round + 1000, 8_000_000);
         let mut client = appliance.connect();
@@ -146,9 +146,7 @@ fn a_damaged_block_is_never_served_after_an_unclean_stop() {
     let content = origin.publish_new("/film.mp4", 1, 5_000_000);
     let mut appliance = Setup::new(&origin).storage("sync_interval = \"20 ms\"").start();
     content.assert_is(0, &appliance.get("/film.mp4").body);
-    wait_until("everything is durable", Duration::from_secs(10), || {
-        appliance.metric("oca_storage_unsynced_blocks", "") == 0.0
-    });
+    wait_until("it is durable", Duration::from_secs(10), || appliance.is_durable("/film.mp4"));
     appliance.kill();
     let damaged = damage_largest_file(&appliance, 3_000_000);
     assert!(damaged, "the asset lies in one file of the volume");

@@ -418,9 +418,9 @@ fn a_directory_source_serves_the_same_bytes() {
 fn hot_bytes_leave_by_sendfile() {
     let (_origin, appliance, content) = film();
     assert_whole(&appliance.get("/film.mp4"), &content);
-    let before = appliance.metric("oca_serve_bytes_total", "path=\"sendfile\"");
+    let before = appliance.metric("oca_sent_bytes_total", "path=\"sendfile\"");
     assert_whole(&appliance.get("/film.mp4"), &content);
-    let by_sendfile = appliance.metric("oca_serve_bytes_total", "path=\"sendfile\"") - before;
+    let by_sendfile = appliance.metric("oca_sent_bytes_total", "path=\"sendfile\"") - before;
     assert!(by_sendfile as u64 >= LENGTH * 9 / 10, "{by_sendfile} of {LENGTH} bytes left by sendfile");
 }
 

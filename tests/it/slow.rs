@@ -11,7 +11,7 @@ use crate::support::{Appliance, Client, Origin, Setup, request, wait_until};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn open_connections(appliance: &Appliance) -> f64 {
-    appliance.metric("oca_serve_connections", "")
+    appliance.metric("oca_connections", "")
 }
 
 #[test]
@@ -169,8 +169,11 @@ fn eleven_thousand_connections_cost_bounded_memory() {
         idle.push(client);
     }
     let with_idle = appliance.resident_bytes();
+    let begun = appliance.metric("oca_responses_total", "status=\"200\"");
     let slow: Vec<TcpStream> = (0..SLOW).map(|_| slow_reader(&appliance)).collect();
-    wait_until("all have begun", PATIENCE, || appliance.metric("oca_serve_requests_in_flight", "") >= SLOW as f64);
+    wait_until("all have begun", PATIENCE, || {
+        appliance.metric("oca_responses_total", "status=\"200\"") >= begun + SLOW as f64
+    });
     let with_slow = appliance.resident_bytes();
 
     let began = Instant::now();

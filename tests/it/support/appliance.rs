@@ -203,6 +203,18 @@ impl Appliance {
         self.home.path().join("volume")
     }
 
+    /// Whether the volume's database has all of an asset on record, so that no crash can lose it.
+    pub(crate) fn is_durable(&self, path: &str) -> bool {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let database = rusqlite::Connection::open_with_flags(self.volume().join("catalog.sqlite"), flags);
+        let sealed = database.and_then(|database| {
+            database.busy_timeout(Duration::from_secs(5))?;
+            let query = "SELECT max(sealed) FROM asset WHERE path = ?1";
+            database.query_row(query, [path.trim_start_matches('/')], |row| row.get::<_, Option<bool>>(0))
+        });
+        sealed.expect("the database can be read while it is used") == Some(true)
+    }
+
     /// What its files cost the file system, database included.
     pub(crate) fn disk_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
