@@ -8,7 +8,7 @@ use std::{path::Path, time::Duration};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 /// What SQLite says when it cannot.
-pub use rusqlite::Error as DatabaseError;
+pub(super) use rusqlite::Error as DatabaseError;
 
 use super::{Lifetime, Meta, entry::Entry};
 use crate::asset::{AssetKey, Digest, EntityTag, UnixTime, Validators};

@@ -282,6 +282,13 @@ impl Entry {
         AssetWriter::new(Arc::clone(self), block)
     }
 
+    /// Marks what is missing in `blocks` as wanted, for a fetch that is under way already, and gives it back as runs. Each has to
+    /// be written or abandoned.
+    pub fn claim(&self, blocks: Range<u32>) -> Vec<Range<u32>> {
+        let mut open = self.open.lock();
+        open.as_mut().map(|open| open.blocks.want(blocks).fetch).unwrap_or_default()
+    }
+
     /// Blocks that were demanded and cannot be fetched: whoever waits for them hears why.
     pub fn abandon(&self, blocks: Range<u32>, why: Refusal) {
         let mut open = self.open.lock();

@@ -96,14 +96,22 @@ impl AssetWriter {
         self.position
     }
 
-    /// Writes the next bytes; they may be served when this returns. Runs on a thread that may block. Larger pieces cost less.
+    /// Writes the next bytes; they may be served when this returns. Runs on a thread that may block.
     ///
     /// # Errors
     /// See [`WriteError`]. After an error the writer is of no more use.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        self.write_pieces(vec![bytes]).await
+    }
+
+    /// As [`AssetWriter::write`], for several pieces in one go.
+    ///
+    /// # Errors
+    /// See [`WriteError`]. After an error the writer is of no more use.
+    pub async fn write_pieces(&mut self, pieces: Vec<Bytes>) -> Result<(), WriteError> {
         let Some(mut inner) = self.inner.take() else { return Err(WriteError::Stopping) };
         let written = tokio::task::spawn_blocking(move || {
-            let result = inner.write(&bytes);
+            let result = pieces.iter().try_for_each(|piece| inner.write(piece));
             (inner, result)
         });
         let (inner, result) = written.await.map_err(|_| WriteError::Stopping)?;

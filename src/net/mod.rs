@@ -1,3 +1,5 @@
 //! Sockets in, connections out.
 
+pub mod client;
 pub mod listener;
+pub mod tls;

@@ -104,6 +104,7 @@ impl Handler {
         for _ in 0..LOOKUPS_MAX {
             let found = match self.find(asked, patience).await {
                 Ok(found) => found,
+                Err((Refusal::Withdrawn, _)) => continue,
                 Err((refusal, outcome)) => return text(self.templates.refused(refusal, outcome, headers), outcome),
             };
             let answered = match found {
@@ -133,7 +134,7 @@ impl Handler {
                 match answer {
                     Ok(now) if Arc::ptr_eq(&now, &entry) => Ok(Found::Entry(now, CacheOutcome::Revalidated)),
                     Ok(now) => Ok(Found::Entry(now, CacheOutcome::Miss)),
-                    Err(refusal) if refusal.is_answer() => Err((refusal, CacheOutcome::Miss)),
+                    Err(refusal) if refusal.is_answer() || entry.is_withdrawn() => Err((refusal, CacheOutcome::Miss)),
                     Err(_) if self.catalog.may_serve_stale(&entry) => Ok(Found::Entry(entry, CacheOutcome::Stale)),
                     Err(refusal) => Err((refusal, CacheOutcome::Miss)),
                 }

@@ -1,0 +1,243 @@
+//! Finds out about an unknown asset, and begins to fill it with the part that is wanted.
+//!
+//! The first request to the source asks for the very blocks that the viewer needs (one byte of a film costs a block), and its
+//! head tells the rest: length, version, whether it may be stored. The viewer is answered by then; the body streams on.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{
+    Context,
+    attempts::Attempts,
+    check::Reply,
+    fetch::{BrokeOff, Claim, take},
+    freshness::{Storing, storing},
+    source::{Answer, Ask, AskRange, Head, SourceFault},
+};
+use crate::{
+    asset::{AssetKey, BlockSize, ByteRange, media_type_of},
+    catalog::{Discovery, Entry, Lifetime, Meta, Refusal, Want},
+};
+
+/// What was found out.
+#[derive(Debug)]
+pub(super) enum FoundOut {
+    /// It is admitted; what the answer carries is still to be written.
+    Admitted(Arc<Entry>, Option<Carried>),
+    /// It may not be stored, or there is no place for it.
+    PassThrough,
+}
+
+/// A body that is still to be written.
+#[derive(Debug)]
+pub(super) struct Carried {
+    answer: Answer,
+    source: Arc<super::source::Source>,
+    /// The bytes that it carries.
+    part: ByteRange,
+    /// The blocks claimed for it.
+    claim: Claim,
+}
+
+/// What a reply to the first question leads to.
+enum Step {
+    Done(FoundOut),
+    /// The same source, asked in another way.
+    Again(AskRange),
+    Fault(SourceFault),
+}
+
+impl Context {
+    /// Answers a question of the demand board.
+    pub(super) async fn discover(&self, discovery: Discovery) {
+        let key = discovery.key().clone();
+        match self.find_out(&key, discovery.want()).await {
+            Ok(FoundOut::Admitted(entry, carried)) => {
+                discovery.admitted(Arc::clone(&entry));
+                if let Some(carried) = carried {
+                    self.write_carried(&entry, carried).await;
+                }
+            }
+            Ok(FoundOut::PassThrough) => discovery.pass_through(),
+            Err(refusal) => discovery.refused(refusal),
+        }
+    }
+
+    /// Asks the sources about an asset until one has told.
+    pub(super) async fn find_out(&self, key: &AssetKey, want: Want) -> Result<FoundOut, Refusal> {
+        let mut attempts = Attempts::new(&self.sources, &self.config);
+        while let Some(source) = attempts.next().await {
+            let mut range = self.first_ask(want);
+            // A probe after a range that does not exist, and the whole after a part that cannot be combined: never more.
+            for _ in 0..3 {
+                let ask = Ask::of(range);
+                let Some((answer, reply)) = attempts.ask(&source, key, &ask).await else { break };
+                match self.judge(key, (&source, answer), reply, range) {
+                    Step::Done(found) => {
+                        Attempts::succeeded(&source);
+                        return Ok(found);
+                    }
+                    Step::Again(other) => range = other,
+                    Step::Fault(fault) => {
+                        attempts.failed(&source, key, fault);
+                        break;
+                    }
+                }
+            }
+        }
+        Err(attempts.refusal())
+    }
+
+    /// The blocks that a viewer needs, with bounded read-ahead; or one byte, where it is not known which they are.
+    fn first_ask(&self, want: Want) -> AskRange {
+        let Want::Range { start, end } = want else { return AskRange::Part { start: 0, end: Some(1) } };
+        let size = self.block_size.bytes();
+        let first = start / size * size;
+        let ahead = start.saturating_add(self.config.read_ahead.0.max(1));
+        let last = end.unwrap_or(u64::MAX).min(ahead).max(start.saturating_add(1));
+        let last = last.checked_next_multiple_of(size).unwrap_or(u64::MAX);
+        AskRange::Part { start: first, end: Some(last.min(first.saturating_add(self.config.fetch_max.0.max(size)))) }
+    }
+
+    fn judge(
+        &self,
+        key: &AssetKey,
+        (source, answer): (&Arc<super::source::Source>, Answer),
+        reply: Reply,
+        asked: AskRange,
+    ) -> Step {
+        let now = self.clock.unix();
+        let media_type = answer.head.content_type.as_deref().unwrap_or_else(|| media_type_of(key.path()));
+        let Storing::Store(lifetime) = storing(&answer.head.caching, media_type, now, &self.config.freshness) else {
+            return Step::Done(FoundOut::PassThrough);
+        };
+        let combining = answer.head.validators.allow_combining();
+        match reply {
+            Reply::Part { part, total } if combining => {
+                self.admit(key, (source, answer), (part, total, true), lifetime)
+            }
+            // Parts of a version that cannot be told from the next one do not fit together: the whole, at once.
+            Reply::Part { total, .. } if total <= self.config.whole_asset_max.0 => Step::Again(AskRange::Whole),
+            Reply::Part { .. } => Step::Done(FoundOut::PassThrough),
+            Reply::Whole(Some(0)) => self.admit_empty(key, &answer.head, lifetime),
+            Reply::Whole(Some(length)) if length <= self.config.whole_asset_max.0 => match ByteRange::new(0, length) {
+                Some(whole) => self.admit(key, (source, answer), (whole, length, false), lifetime),
+                None => Step::Fault(SourceFault::WrongRange),
+            },
+            Reply::Whole(_) => Step::Done(FoundOut::PassThrough),
+            Reply::Unsatisfiable(total) => match asked {
+                AskRange::Part { start: 0, .. } if total == Some(0) => self.admit_empty(key, &answer.head, lifetime),
+                AskRange::Part { start: 0, .. } | AskRange::Whole | AskRange::Suffix(_) => Step::Again(AskRange::Whole),
+                AskRange::Part { .. } => Step::Again(AskRange::Part { start: 0, end: Some(1) }),
+            },
+            Reply::NotModified | Reply::Absent(_) => Step::Fault(SourceFault::WrongRange),
+        }
+    }
+
+    fn admit_empty(&self, key: &AssetKey, head: &Head, lifetime: Lifetime) -> Step {
+        match self.catalog.admit(key, meta(head, 0, false), lifetime) {
+            Ok(entry) => Step::Done(FoundOut::Admitted(entry, None)),
+            Err(_) => Step::Done(FoundOut::PassThrough),
+        }
+    }
+
+    fn admit(
+        &self,
+        key: &AssetKey,
+        (source, answer): (&Arc<super::source::Source>, Answer),
+        (part, total, ranged): (ByteRange, u64, bool),
+        lifetime: Lifetime,
+    ) -> Step {
+        let entry = match self.catalog.admit(key, meta(&answer.head, total, ranged), lifetime) {
+            Ok(entry) => entry,
+            Err(err) => {
+                tracing::debug!(asset = %key, reason = %err, "asset is not admitted");
+                return Step::Done(FoundOut::PassThrough);
+            }
+        };
+        // Claimed before anybody is told of the entry, so that nobody asks for what is on its way.
+        let claimed =
+            whole_blocks(entry.block_size(), part, total).map(|blocks| entry.claim(blocks)).unwrap_or_default();
+        let carried = (!claimed.is_empty()).then(|| Carried {
+            answer,
+            source: Arc::clone(source),
+            part,
+            claim: Claim::new(&entry, claimed),
+        });
+        Step::Done(FoundOut::Admitted(entry, carried))
+    }
+
+    /// Writes what the first answer carries; where it breaks off, the rest is fetched as any missing blocks are.
+    pub(super) async fn write_carried(&self, entry: &Arc<Entry>, mut carried: Carried) {
+        let first = entry.block_size().block_of(carried.part.start());
+        let mut writer = entry.writer(first);
+        let taken = take(&mut carried.answer.body, &mut writer, 0, carried.part.len()).await;
+        let refusal = match taken {
+            Ok(()) => {
+                Attempts::succeeded(&carried.source);
+                // Nothing is left of it but for blocks that were only partly carried.
+                None
+            }
+            Err(BrokeOff::Writing(err)) => Some(self.cannot_write(entry, &err)),
+            Err(BrokeOff::Source(fault)) => {
+                let changed = fault == SourceFault::Changed;
+                Attempts::new(&self.sources, &self.config).failed(&carried.source, entry.key(), fault);
+                // A version without a strong validator comes whole or not at all.
+                let hopeless = changed || !entry.meta().validators.allow_combining();
+                hopeless.then(|| self.changed(entry))
+            }
+        };
+        let position = writer.position();
+        drop(writer);
+        if let Some(why) = refusal {
+            return carried.claim.give_up(why);
+        }
+        let reached = u32::try_from(position / entry.block_size().bytes()).unwrap_or(u32::MAX);
+        let whole = position >= entry.meta().length;
+        for run in
+            carried.claim.runs.iter().map(|run| run.start.max(reached)..run.end).filter(|run| !whole && !run.is_empty())
+        {
+            self.fetch_blocks(entry, run).await;
+        }
+        carried.claim.done();
+    }
+}
+
+/// The blocks that a part covers from their first byte to their last.
+fn whole_blocks(size: BlockSize, part: ByteRange, total: u64) -> Option<Range<u32>> {
+    if part.start() % size.bytes() != 0 {
+        return None;
+    }
+    let first = size.block_of(part.start());
+    let end = if part.end() == total { size.count(total) } else { u32::try_from(part.end() / size.bytes()).ok()? };
+    (first < end).then_some(first..end)
+}
+
+/// What a head says of the asset.
+pub(super) fn meta(head: &Head, length: u64, ranged: bool) -> Meta {
+    Meta {
+        length,
+        validators: head.validators.clone(),
+        content_type: head.content_type.clone(),
+        content_encoding: head.content_encoding.clone(),
+        cache_control: head.caching.cache_control.clone(),
+        ranged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_blocks_that_come_whole_are_claimed() {
+        let size = BlockSize::DEFAULT;
+        let mib = size.bytes();
+        let blocks = |start, end, total| whole_blocks(size, ByteRange::new(start, end).expect("range"), total);
+        assert_eq!(blocks(0, 1, 10 * mib), None, "a probe carries no block");
+        assert_eq!(blocks(0, 1, 1), Some(0..1), "unless that is all");
+        assert_eq!(blocks(mib, 3 * mib, 10 * mib), Some(1..3));
+        assert_eq!(blocks(mib, 3 * mib + 5, 10 * mib), Some(1..3));
+        assert_eq!(blocks(mib, 3 * mib + 5, 3 * mib + 5), Some(1..4));
+        assert_eq!(blocks(5, 3 * mib, 10 * mib), None);
+    }
+}

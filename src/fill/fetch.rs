@@ -1,0 +1,251 @@
+//! Fetches missing blocks of an asset that is known, and writes what comes.
+//!
+//! ask for the run with If-Range -> check the head -> write piece by piece (viewers wake) -> retry the rest where it broke off
+//!
+//! Retries belong to the fetch, not to viewers: who leaves changes nothing, and nobody's fetch dies with them.
+
+use std::{ops::Range, sync::Arc};
+
+use super::{
+    Context,
+    attempts::Attempts,
+    check::{Reply, is_same_version},
+    source::{Answer, Ask, AskRange, SourceBody, SourceFault},
+};
+use crate::{
+    asset::ByteRange,
+    catalog::{AssetWriter, Entry, Refusal, WriteError},
+};
+
+/// Why a body was not taken to its end.
+#[derive(Debug)]
+pub(super) enum BrokeOff {
+    /// The source's fault; another try may bring the rest.
+    Source(SourceFault),
+    /// Ours: no other try would help.
+    Writing(WriteError),
+}
+
+impl From<SourceFault> for BrokeOff {
+    fn from(fault: SourceFault) -> Self {
+        Self::Source(fault)
+    }
+}
+
+impl From<WriteError> for BrokeOff {
+    fn from(err: WriteError) -> Self {
+        Self::Writing(err)
+    }
+}
+
+/// Blocks that were marked as wanted for a fetch. Whatever ends the fetch - its failure, a panic, the appliance's end - whoever
+/// waits for them hears of it.
+#[derive(Debug)]
+pub(super) struct Claim {
+    entry: Arc<Entry>,
+    pub(super) runs: Vec<Range<u32>>,
+}
+
+impl Claim {
+    pub(super) fn new(entry: &Arc<Entry>, runs: Vec<Range<u32>>) -> Self {
+        Self { entry: Arc::clone(entry), runs }
+    }
+
+    /// They are not to be had.
+    pub(super) fn give_up(mut self, why: Refusal) {
+        self.runs.drain(..).for_each(|run| self.entry.abandon(run, why));
+    }
+
+    /// They are here.
+    pub(super) fn done(mut self) {
+        self.runs.clear();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.runs.drain(..).for_each(|run| self.entry.abandon(run, Refusal::SourceFailed));
+    }
+}
+
+impl Context {
+    /// Fetches a run of blocks that are marked as wanted; what cannot be had is given up.
+    pub(super) async fn fetch_blocks(&self, entry: &Arc<Entry>, blocks: Range<u32>) {
+        let claim = Claim::new(entry, vec![blocks.clone()]);
+        match self.fetch_claimed(entry, blocks).await {
+            Ok(()) => claim.done(),
+            Err(refusal) => claim.give_up(refusal),
+        }
+    }
+
+    async fn fetch_claimed(&self, entry: &Arc<Entry>, blocks: Range<u32>) -> Result<(), Refusal> {
+        if !entry.meta().ranged {
+            return self.fetch_again_whole(entry, blocks).await;
+        }
+        let size = entry.block_size();
+        let step = u32::try_from((self.config.fetch_max.0 / size.bytes()).max(1)).unwrap_or(u32::MAX);
+        let mut first = blocks.start;
+        while first < blocks.end {
+            let run = first..blocks.end.min(first.saturating_add(step));
+            self.fetch_run(entry, run).await?;
+            first = first.saturating_add(step);
+        }
+        Ok(())
+    }
+
+    /// Fetches one run by one request, or by as many as it takes.
+    async fn fetch_run(&self, entry: &Arc<Entry>, run: Range<u32>) -> Result<(), Refusal> {
+        let (size, length) = (entry.block_size(), entry.meta().length);
+        let end = (size.start_of(run.end)).min(length);
+        let mut writer = entry.writer(run.start);
+        let mut attempts = Attempts::new(&self.sources, &self.config);
+        while let Some(source) = attempts.next().await {
+            let Some(rest) = ByteRange::new(writer.position(), end) else { break };
+            let range = AskRange::Part { start: rest.start(), end: Some(rest.end()) };
+            let ask = Ask { range, if_range: Some(&entry.meta().validators), unless: None };
+            let Some((answer, reply)) = attempts.ask(&source, entry.key(), &ask).await else { continue };
+            let taken = self.take_part(entry, &mut writer, (answer, reply), rest).await;
+            match taken {
+                Ok(()) => {
+                    Attempts::succeeded(&source);
+                    if writer.position() >= end {
+                        return Ok(());
+                    }
+                }
+                Err(BrokeOff::Source(SourceFault::Changed)) => {
+                    attempts.failed(&source, entry.key(), SourceFault::Changed);
+                    return Err(self.changed(entry));
+                }
+                Err(BrokeOff::Source(fault)) => attempts.failed(&source, entry.key(), fault),
+                Err(BrokeOff::Writing(err)) => return Err(self.cannot_write(entry, &err)),
+            }
+        }
+        if writer.position() >= end {
+            return Ok(());
+        }
+        let refusal = attempts.refusal();
+        if refusal.is_answer() {
+            // Every source has said that there is no such asset any more.
+            self.catalog.forget(entry);
+        }
+        Err(refusal)
+    }
+
+    async fn take_part(
+        &self,
+        entry: &Arc<Entry>,
+        writer: &mut AssetWriter,
+        (mut answer, reply): (Answer, Reply),
+        rest: ByteRange,
+    ) -> Result<(), BrokeOff> {
+        match reply {
+            Reply::Part { part, total } => {
+                if !is_same_version(&answer.head, Some(total), entry.meta()) {
+                    return Err(SourceFault::Changed.into());
+                }
+                take(&mut answer.body, writer, 0, part.len()).await
+            }
+            // The version is another one, or the source has ceased to serve ranges.
+            Reply::Whole(length) => {
+                if length.is_none() || !is_same_version(&answer.head, length, entry.meta()) {
+                    return Err(SourceFault::Changed.into());
+                }
+                if rest.end() > self.config.whole_asset_max.0 {
+                    return Err(SourceFault::TooLong.into());
+                }
+                take(&mut answer.body, writer, rest.start(), rest.len()).await
+            }
+            Reply::Unsatisfiable(_) => Err(SourceFault::Changed.into()),
+            Reply::NotModified | Reply::Absent(_) => Err(SourceFault::WrongRange.into()),
+        }
+    }
+
+    /// Fetches an asset whose source does not serve ranges from its beginning, once more: a block of it was lost.
+    async fn fetch_again_whole(&self, entry: &Arc<Entry>, blocks: Range<u32>) -> Result<(), Refusal> {
+        let _one_at_a_time = self.whole_fetches.lock().await;
+        if entry.holds(blocks) {
+            return Ok(());
+        }
+        if !entry.meta().validators.allow_combining() {
+            // What is stored and what would come cannot be told apart.
+            return Err(self.changed(entry));
+        }
+        let length = entry.meta().length;
+        let mut attempts = Attempts::new(&self.sources, &self.config);
+        while let Some(source) = attempts.next().await {
+            let Some((mut answer, reply)) = attempts.ask(&source, entry.key(), &Ask::of(AskRange::Whole)).await else {
+                continue;
+            };
+            let taken = match reply {
+                Reply::Whole(total) if total.is_some() && is_same_version(&answer.head, total, entry.meta()) => {
+                    take(&mut answer.body, &mut entry.writer(0), 0, length).await
+                }
+                _ => Err(SourceFault::Changed.into()),
+            };
+            match taken {
+                Ok(()) => {
+                    Attempts::succeeded(&source);
+                    return Ok(());
+                }
+                Err(BrokeOff::Source(SourceFault::Changed)) => return Err(self.changed(entry)),
+                Err(BrokeOff::Source(fault)) => attempts.failed(&source, entry.key(), fault),
+                Err(BrokeOff::Writing(err)) => return Err(self.cannot_write(entry, &err)),
+            }
+        }
+        Err(attempts.refusal())
+    }
+
+    /// The source has another version now: what is stored cannot be completed.
+    pub(super) fn changed(&self, entry: &Arc<Entry>) -> Refusal {
+        tracing::info!(asset = %entry.key(), "asset changed at its source; the stored version is dropped");
+        self.catalog.forget(entry);
+        Refusal::Withdrawn
+    }
+
+    pub(super) fn cannot_write(&self, entry: &Arc<Entry>, err: &WriteError) -> Refusal {
+        match err {
+            WriteError::Withdrawn | WriteError::Stopping => {
+                tracing::debug!(asset = %entry.key(), error = %err, "fill ends")
+            }
+            _ => tracing::warn!(asset = %entry.key(), error = %err, "asset cannot be filled"),
+        }
+        err.refusal()
+    }
+}
+
+/// Passes over `skip` bytes of a body, writes the next `count`, and counts: fewer or more than announced is a fault.
+pub(super) async fn take(
+    body: &mut SourceBody,
+    writer: &mut AssetWriter,
+    mut skip: u64,
+    mut count: u64,
+) -> Result<(), BrokeOff> {
+    let partly = skip > 0;
+    while count > 0 {
+        let mut pieces = body.gather().await?;
+        if pieces.is_empty() {
+            return Err(SourceFault::Short.into());
+        }
+        for piece in &mut pieces {
+            let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+            drop(piece.split_to(passed));
+            skip -= passed as u64;
+        }
+        pieces.retain(|piece| !piece.is_empty());
+        let mut long = false;
+        for piece in &mut pieces {
+            let wanted = usize::try_from(count).unwrap_or(usize::MAX);
+            long |= piece.len() > wanted;
+            piece.truncate(wanted);
+            count -= piece.len() as u64;
+        }
+        if !pieces.is_empty() {
+            writer.write_pieces(pieces).await?;
+        }
+        // The rest of a whole body is not wanted; the rest of a part should not be.
+        if long && !partly {
+            return Err(SourceFault::Long.into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Sources that speak HTTP.
+
+use reqwest::{
+    Client, Method, Response,
+    header::{
+        AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES,
+        HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, PRAGMA, RANGE, VARY,
+    },
+};
+use url::Url;
+
+use super::{
+    SourceConfig,
+    source::{Ask, AskRange, Caching, ContentRange, Expires, Head, SourceFault},
+};
+use crate::{
+    asset::{AssetKey, ByteRange, EntityTag, UnixTime, Validators},
+    net::client::{ClientLimits, client},
+};
+
+/// Longest header value of a source that is kept, in bytes.
+const VALUE_MAX: usize = 1024;
+
+/// A source that speaks HTTP.
+#[derive(Debug)]
+pub(super) struct Http {
+    client: Client,
+    base: Url,
+}
+
+impl Http {
+    pub(super) fn new(base: Url, config: &SourceConfig) -> reqwest::Result<Self> {
+        let limits = ClientLimits { connect_timeout: config.connect_timeout, idle_max: config.connections_max };
+        Ok(Self { client: client(limits)?, base })
+    }
+
+    pub(super) async fn open(&self, key: &AssetKey, ask: &Ask<'_>) -> Result<(Head, Response), SourceFault> {
+        let mut request = self.client.request(Method::GET, self.address(key));
+        request = match ask.range {
+            AskRange::Whole => request,
+            AskRange::Part { start, end: Some(end) } => {
+                request.header(RANGE, format!("bytes={start}-{}", end.saturating_sub(1)))
+            }
+            AskRange::Part { start, end: None } => request.header(RANGE, format!("bytes={start}-")),
+            AskRange::Suffix(count) => request.header(RANGE, format!("bytes=-{count}")),
+        };
+        if let Some(value) = ask.if_range.and_then(if_range) {
+            request = request.header(IF_RANGE, value);
+        }
+        if let Some(validators) = ask.unless {
+            if let Some(tag) = &validators.etag {
+                request = request.header(IF_NONE_MATCH, tag.as_str());
+            }
+            if let Some(date) = validators.last_modified {
+                request = request.header(IF_MODIFIED_SINCE, httpdate::fmt_http_date(date.into()));
+            }
+        }
+        let response = request.send().await.map_err(|err| match () {
+            () if err.is_connect() => SourceFault::Connect,
+            () if err.is_timeout() => SourceFault::Timeout,
+            () => SourceFault::Broken,
+        })?;
+        Ok((head(response.status().as_u16(), response.headers()), response))
+    }
+
+    /// The asset's address: below the base, whatever the key looks like. Joining would let a key that looks like an address
+    /// replace the base.
+    fn address(&self, key: &AssetKey) -> Url {
+        let mut address = self.base.clone();
+        let (path, query) = (key.to_url_path(), key.query());
+        let path = path.split('?').next().unwrap_or_default();
+        address.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
+        address.set_query(query.or(self.base.query()));
+        address
+    }
+}
+
+/// RFC 9110, 13.1.5: only a strong validator.
+fn if_range(validators: &Validators) -> Option<String> {
+    match &validators.etag {
+        Some(tag) if !tag.is_weak() => Some(tag.as_str().into()),
+        _ => validators
+            .last_modified
+            .filter(|_| validators.last_modified_is_strong)
+            .map(|date| httpdate::fmt_http_date(date.into())),
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok().map(str::trim).filter(|value| !value.is_empty() && value.len() <= VALUE_MAX)
+}
+
+fn date(headers: &HeaderMap, name: &HeaderName) -> Option<UnixTime> {
+    httpdate::parse_http_date(text(headers, name)?).ok().map(UnixTime::from)
+}
+
+fn head(status: u16, headers: &HeaderMap) -> Head {
+    let (modified, now) = (date(headers, &LAST_MODIFIED), date(headers, &DATE));
+    let control: Vec<&str> = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).collect();
+    let control = control.join(", ");
+    let varies = headers
+        .get_all(VARY)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|v| v.trim() == "*"));
+    Head {
+        status,
+        content_length: text(headers, &CONTENT_LENGTH).and_then(|value| value.parse().ok()),
+        content_range: text(headers, &CONTENT_RANGE).and_then(parse_content_range),
+        validators: Validators {
+            etag: text(headers, &ETAG).and_then(EntityTag::parse),
+            last_modified: modified,
+            last_modified_is_strong: modified.zip(now).is_some_and(|(modified, now)| now.since(modified) >= 1),
+        },
+        content_type: text(headers, &CONTENT_TYPE).map(Into::into),
+        content_encoding: text(headers, &CONTENT_ENCODING)
+            .filter(|coding| !coding.eq_ignore_ascii_case("identity"))
+            .map(Into::into),
+        caching: Caching {
+            cache_control: (!control.is_empty() && control.len() <= VALUE_MAX).then(|| control.into()),
+            expires: match headers.get(EXPIRES) {
+                None => Expires::Unsaid,
+                Some(_) => date(headers, &EXPIRES).map_or(Expires::Invalid, Expires::At),
+            },
+            date: now,
+            age_seconds: text(headers, &AGE).and_then(|value| value.parse().ok()).unwrap_or(0),
+            pragma_no_cache: text(headers, &PRAGMA)
+                .is_some_and(|value| value.to_ascii_lowercase().contains("no-cache")),
+            varies_by_all: varies,
+        },
+    }
+}
+
+/// `bytes 0-499/1000`, `bytes 0-499/*`, `bytes */1000`.
+fn parse_content_range(value: &str) -> Option<ContentRange> {
+    let (unit, rest) = value.split_once(' ')?;
+    let (part, total) = rest.trim().split_once('/')?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
+    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
+    if part == "*" {
+        return Some(ContentRange { part: None, total });
+    }
+    let (first, last) = part.split_once('-')?;
+    let part = ByteRange::new(first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?)?;
+    // A part that reaches past the end is no part (RFC 9110, 14.4).
+    (total.is_none_or(|total| part.end() <= total)).then_some(ContentRange { part: Some(part), total })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fill::{SourceKind, SourceLocation};
+
+    #[test]
+    fn a_key_never_leaves_the_base() {
+        let base: Url = "http://origin.example/video/".parse().expect("valid");
+        let config = SourceConfig::new("o", SourceKind::Origin, SourceLocation::Http(base.clone()));
+        let http = Http::new(base, &config).expect("client");
+        let address = |path: &str, query| http.address(&AssetKey::parse(path, query).expect("valid")).to_string();
+        assert_eq!(address("/a/b.mp4", None), "http://origin.example/video/a/b.mp4");
+        assert_eq!(address("/http:/other.example/x", None), "http://origin.example/video/http:/other.example/x");
+        assert_eq!(address("/a%3Fb%23c d", None), "http://origin.example/video/a%3Fb%23c%20d");
+        assert_eq!(address("/a", Some("x=1")), "http://origin.example/video/a?x=1");
+    }
+
+    #[test]
+    fn a_content_range_is_read_strictly() {
+        let part = |start, end, total| Some(ContentRange { part: ByteRange::new(start, end), total });
+        assert_eq!(parse_content_range("bytes 0-499/1000"), part(0, 500, Some(1000)));
+        assert_eq!(parse_content_range("bytes 0-0/*"), part(0, 1, None));
+        assert_eq!(parse_content_range("bytes */1000"), Some(ContentRange { part: None, total: Some(1000) }));
+        for bad in [
+            "",
+            "bytes",
+            "bytes 0-499",
+            "bytes 5-4/10",
+            "bytes 0-10/10",
+            "items 0-1/5",
+            "bytes a-b/c",
+            "bytes 0-18446744073709551615/*",
+        ] {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+}
