@@ -15,6 +15,7 @@
 pub mod admin;
 pub mod asset;
 pub mod catalog;
+pub mod config;
 pub mod fill;
 pub mod net;
 pub mod serve;

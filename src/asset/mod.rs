@@ -17,5 +17,5 @@ pub use key::{AssetId, AssetKey, KEY_BYTES_MAX, KeyError};
 pub use media_type::{is_segment_type, media_type_of};
 pub use range::ByteRange;
 pub use time::UnixTime;
-pub use units::{BitRate, ByteCount, UnitError};
+pub use units::{BitRate, ByteCount, UnitError, parse_duration, show_duration};
 pub use validators::{EntityTag, Validators};

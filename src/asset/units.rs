@@ -1,6 +1,6 @@
 //! Amounts and rates as people write them.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -61,6 +61,24 @@ const RATE_UNITS: &[(&str, u64)] = &[
     ("MB/s", 8_000_000),
     ("GB/s", 8_000_000_000),
 ];
+
+const TIME_UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+/// Reads a length of time: "500 ms", "30 s", "2 min", "1.5 h", "7 d".
+///
+/// # Errors
+/// See [`UnitError`].
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    parse(text, TIME_UNITS, "ms, s, min, h, d", "\"30 s\"").map(Duration::from_millis)
+}
+
+/// Writes a length of time so that it reads back.
+pub fn show_duration(time: Duration) -> String {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let unit =
+        TIME_UNITS.iter().rev().find(|(_, scale)| millis >= *scale && millis % scale == 0).unwrap_or(&TIME_UNITS[0]);
+    format!("{} {}", millis / unit.1, unit.0)
+}
 
 fn parse(text: &str, units: &[(&str, u64)], names: &'static str, example: &'static str) -> Result<u64, UnitError> {
     let text = text.trim();
@@ -157,6 +175,17 @@ mod tests {
         }
         let message = "10 gib".parse::<ByteCount>().expect_err("unknown unit").to_string();
         assert!(message.contains("gib") && message.contains("GiB"), "{message}");
+    }
+
+    #[test]
+    fn times_read_as_people_write_them() {
+        assert_eq!(parse_duration("1.5 h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert!(parse_duration("5 m").is_err(), "minutes or metres");
+        for millis in [0, 1, 999, 1_000, 60_000, 90_000, 86_400_000] {
+            let time = Duration::from_millis(millis);
+            assert_eq!(parse_duration(&show_duration(time)), Ok(time));
+        }
     }
 
     #[test]

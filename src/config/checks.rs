@@ -1,0 +1,274 @@
+//! Whether the values of a configuration go together, and with this machine.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use super::{Config, reader::Reading};
+use crate::{asset::ByteCount, telemetry::logging};
+
+/// What this machine allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine {
+    /// File descriptors of a process (`RLIMIT_NOFILE`, hard limit).
+    pub descriptors: u64,
+    /// Memory maps of a process (`vm.max_map_count`).
+    pub maps: u64,
+}
+
+impl Machine {
+    /// What the system says of itself.
+    pub fn here() -> Self {
+        let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(_, hard)| hard);
+        let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
+        Self { descriptors, maps: maps.unwrap_or(65_530) }
+    }
+}
+
+pub(super) fn check(config: &mut Config, reading: &Reading, machine: Machine) {
+    check_required(config, reading);
+    check_listeners(config, reading);
+    check_volumes(config, reading);
+    check_sources(config, reading);
+    check_bounds(config, reading);
+    fit_to_machine(config, reading, machine);
+    if let Err(why) = logging::check_filter(&config.telemetry.filter) {
+        reading.add(
+            reading.span("log.filter"),
+            format!("log.filter is no filter: {why}"),
+            "write for example \"info\" or \"oca::fill=debug,warn\"",
+        );
+    }
+}
+
+fn check_required(config: &Config, reading: &Reading) {
+    if config.serve.http.is_empty() {
+        let help = "add to [serve]: http = [\"0.0.0.0:8080\"]";
+        reading.add(reading.span("serve.http").or_else(|| reading.span("serve")), "serve.http names no address", help);
+    }
+    if config.storage.volumes.is_empty() && reading.span("storage.volume").is_none() {
+        let help = "add [[storage.volume]] with path = \"/var/lib/oca/disk0\" and capacity = \"10 GiB\"";
+        reading.add(None, "there is no volume to store on", help);
+    }
+    if config.fill.sources.is_empty() && reading.span("fill.source").is_none() {
+        reading.add(
+            None,
+            "there is no source to fill from",
+            "add [[fill.source]] with kind = \"origin\" and url = \"https://origin.example/\"",
+        );
+    }
+}
+
+fn check_listeners(config: &Config, reading: &Reading) {
+    let mut seen: Vec<(&str, SocketAddr)> = Vec::new();
+    let viewers = config.serve.http.iter().map(|address| ("serve.http", *address));
+    for (key, address) in viewers.chain([("admin.listen", config.admin.listen)]) {
+        if let Some((other_key, other)) = seen.iter().find(|(_, other)| overlap(*other, address)) {
+            let span = reading.span(key).or_else(|| reading.span(other_key));
+            let message = format!("{key} {address} and {other_key} {other} take the same port of the same address");
+            reading.add(span, message, "give each listener a port of its own");
+        }
+        seen.push((key, address));
+    }
+}
+
+/// Whether two listeners cannot both be had. Port 0 is a free one each time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    a.port() != 0
+        && a.port() == b.port()
+        && same_family
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn check_volumes(config: &Config, reading: &Reading) {
+    let volumes = &config.storage.volumes;
+    for (number, volume) in volumes.iter().enumerate() {
+        let key = |name: &str| format!("storage.volume[{number}].{name}");
+        if let Some((other, _)) = volumes[..number].iter().zip(0..).find(|(other, _)| nested(&other.path, &volume.path))
+        {
+            let message = format!(
+                "{} and {} are the same directory or one inside the other",
+                other.path.display(),
+                volume.path.display()
+            );
+            reading.add(
+                reading.span(&key("path")),
+                message,
+                "give each volume a directory of its own, best on a disk of its own",
+            );
+        }
+        let least = ByteCount(config.storage.block_size.bytes() * 4);
+        if volume.capacity < least {
+            reading.add(
+                reading.span(&key("capacity")),
+                format!("a capacity of {} holds less than four blocks", volume.capacity),
+                format!("at least {least}"),
+            );
+        }
+        if let Some(size) = file_system_size(&volume.path)
+            && volume.capacity.0 > size
+        {
+            let size = ByteCount(size / (1 << 20) * (1 << 20));
+            let message = format!("a capacity of {} is more than the file system has ({size})", volume.capacity);
+            reading.add(reading.span(&key("capacity")), message, "leave about 2 % for the catalog and the file system");
+        }
+    }
+}
+
+fn nested(a: &Path, b: &Path) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}
+
+/// Bytes of the file system that a path lies on, or will.
+fn file_system_size(path: &Path) -> Option<u64> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let stat = rustix::fs::statvfs(existing).ok()?;
+    stat.f_blocks.checked_mul(stat.f_frsize)
+}
+
+fn check_sources(config: &Config, reading: &Reading) {
+    let sources = &config.fill.sources;
+    for (number, source) in sources.iter().enumerate() {
+        if sources[..number].iter().any(|other| other.name == source.name) {
+            let message = format!("two sources have the name '{}'", source.name);
+            reading.add(
+                reading.span("fill.source"),
+                message,
+                "give each a name of its own: logs and metrics tell them apart by it",
+            );
+        }
+    }
+}
+
+fn check_bounds(config: &Config, reading: &Reading) {
+    let at = |key: &str| reading.span(key);
+    let (serve, storage, catalog, fill) = (&config.serve, &config.storage, &config.catalog, &config.fill);
+    let fault = |wrong: bool, key: &str, message: String, help: &str| {
+        if wrong {
+            reading.add(at(key), message, help);
+        }
+    };
+    let (high, low) = (catalog.watermark_high_percent, catalog.watermark_low_percent);
+    fault(
+        high > 100 || high == 0,
+        "catalog.watermark_high_percent",
+        format!("{high} percent of the capacity"),
+        "1 to 100",
+    );
+    fault(
+        low >= high,
+        "catalog.watermark_low_percent",
+        format!("eviction ends at {low} percent, which is not below {high} percent, where it begins"),
+        "set catalog.watermark_low_percent below catalog.watermark_high_percent",
+    );
+    let block = ByteCount(storage.block_size.bytes());
+    fault(
+        fill.fetch_max < block,
+        "fill.fetch_max",
+        format!("{} is less than a block of {block}", fill.fetch_max),
+        "at least one block",
+    );
+    let (size, kib) = (serve.header_size_max.0, 1 << 10);
+    fault(
+        !(8 * kib..=kib * kib).contains(&size),
+        "serve.header_size_max",
+        format!("{} for a request's head", serve.header_size_max),
+        "8 KiB to 1 MiB",
+    );
+    fault(
+        storage.window.0 < 64 * kib,
+        "storage.window",
+        format!("a window of {}", storage.window),
+        "at least 64 KiB; 1 MiB to 4 MiB serve well",
+    );
+    fault(
+        storage.sync_batch_max > storage.sync_queue_max,
+        "storage.sync_batch_max",
+        format!("a batch of {} cannot come from a queue of {}", storage.sync_batch_max, storage.sync_queue_max),
+        "set storage.sync_batch_max to at most storage.sync_queue_max",
+    );
+    fault(
+        fill.retry_delay > fill.retry_delay_max,
+        "fill.retry_delay",
+        "the first wait is longer than the longest".into(),
+        "set fill.retry_delay to at most fill.retry_delay_max",
+    );
+    fault(
+        serve.send_rate_window < serve.stall_timeout,
+        "serve.send_rate_window",
+        "the rate of a client is measured over less time than it may stall".into(),
+        "set serve.send_rate_window to at least serve.stall_timeout",
+    );
+    for (key, count) in [
+        ("serve.connections_max", serve.connections_max),
+        ("serve.header_count_max", serve.header_count_max),
+        ("storage.cold_reads_max", storage.cold_reads_max),
+        ("storage.sync_batch_max", storage.sync_batch_max),
+        ("catalog.assets_max", catalog.assets_max),
+        ("catalog.touch_queue_max", catalog.touch_queue_max),
+        ("catalog.demand_queue_max", catalog.demand_queue_max),
+        ("fill.fetches_max", fill.fetches_max),
+        ("admin.connections_max", config.admin.connections_max),
+        ("log.access.queue_max", config.telemetry.access.queue_max),
+    ] {
+        fault(count == 0, key, format!("{key} is 0, so that nothing would ever work"), "at least 1");
+    }
+    for (key, time) in [
+        ("serve.header_timeout", serve.header_timeout),
+        ("serve.idle_timeout", serve.idle_timeout),
+        ("serve.stall_timeout", serve.stall_timeout),
+        ("serve.miss_timeout", serve.miss_timeout),
+        ("storage.probe_interval", storage.probe_interval),
+        ("storage.probe_timeout", storage.probe_timeout),
+    ] {
+        fault(time < Duration::from_millis(10), key, format!("{key} leaves no time at all"), "at least 10 ms");
+    }
+}
+
+/// Compares limits that draw on the same resource. What the operator has set is kept or refused; defaults give way.
+fn fit_to_machine(config: &mut Config, reading: &Reading, machine: Machine) {
+    let (serve, storage) = (&mut config.serve, &mut config.storage);
+    let limit = usize::try_from(machine.descriptors).unwrap_or(usize::MAX);
+    // A process has other maps than those of assets.
+    let maps = usize::try_from(machine.maps / 5 * 4).unwrap_or(usize::MAX);
+    if storage.mappings_max > maps {
+        match reading.span("storage.mappings_max") {
+            Some(span) => reading.add(
+                Some(span),
+                format!(
+                    "{} mappings are more than vm.max_map_count ({}) leaves room for",
+                    storage.mappings_max, machine.maps
+                ),
+                format!("at most {maps}, or raise vm.max_map_count"),
+            ),
+            None => storage.mappings_max = maps,
+        }
+    }
+    let needed = |connections: usize, mappings: usize| {
+        connections.saturating_add(mappings).saturating_add(serve.descriptors_reserved)
+    };
+    if needed(serve.connections_max, storage.mappings_max) <= limit {
+        return;
+    }
+    let (set_connections, set_mappings) = (reading.span("serve.connections_max"), reading.span("storage.mappings_max"));
+    if set_mappings.is_none() {
+        storage.mappings_max = limit.saturating_sub(needed(serve.connections_max, 0)).max(MAPPINGS_LEAST);
+    }
+    if set_connections.is_none() {
+        serve.connections_max = limit.saturating_sub(needed(0, storage.mappings_max)).max(CONNECTIONS_LEAST);
+    }
+    let needed = serve.connections_max.saturating_add(storage.mappings_max).saturating_add(serve.descriptors_reserved);
+    if needed > limit {
+        reading.add(
+            set_connections.or(set_mappings).or_else(|| reading.span("serve.descriptors_reserved")),
+            format!(
+                "connections ({}), mappings ({}) and the reserve ({}) need {needed} file descriptors, a process may have {limit}",
+                serve.connections_max, storage.mappings_max, serve.descriptors_reserved
+            ),
+            "lower serve.connections_max or storage.mappings_max, or raise the limit (LimitNOFILE= in the unit)",
+        );
+    }
+}
+
+/// Below this, defaults do not give way any more.
+const MAPPINGS_LEAST: usize = 128;
+const CONNECTIONS_LEAST: usize = 128;

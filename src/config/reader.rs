@@ -1,0 +1,356 @@
+//! Reads values out of a TOML tree that knows where each of them stands. Never stops at a fault.
+
+use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::faults::Gathering;
+use crate::{
+    asset::{BitRate, BlockSize, ByteCount, parse_duration},
+    catalog::Admission,
+    fill::{SourceKind, SourceLocation},
+    storage::EngineChoice,
+    telemetry::{AccessFormat, LogFormat},
+};
+
+/// A type that stands in the file.
+pub(super) trait Value: Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What should stand there instead.
+    fn read(value: &DeValue<'_>) -> Result<Self, String>;
+}
+
+/// What has been gathered so far.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) faults: RefCell<Gathering>,
+    /// Where each value that was set stands, by its path ("serve.http").
+    spans: RefCell<BTreeMap<String, Range<usize>>>,
+    /// Every key that has been asked for.
+    known: RefCell<Vec<String>>,
+}
+
+/// A table of the file, or the lack of one.
+#[derive(Debug)]
+pub(super) struct Section<'a, 'i> {
+    reading: &'a Reading,
+    path: String,
+    table: Option<&'a DeTable<'i>>,
+    span: Option<Range<usize>>,
+    asked: Vec<&'static str>,
+}
+
+impl Reading {
+    pub(super) fn new(faults: Gathering) -> Self {
+        Self { faults: RefCell::new(faults), spans: RefCell::default(), known: RefCell::default() }
+    }
+
+    pub(super) fn root<'a, 'i>(&'a self, table: &'a DeTable<'i>) -> Section<'a, 'i> {
+        Section { reading: self, path: String::new(), table: Some(table), span: None, asked: Vec::new() }
+    }
+
+    /// Where a value stands; `None` where the default holds.
+    pub(super) fn span(&self, path: &str) -> Option<Range<usize>> {
+        self.spans.borrow().get(path).cloned()
+    }
+
+    pub(super) fn add(&self, span: Option<Range<usize>>, message: impl Into<String>, help: impl Into<String>) {
+        self.faults.borrow_mut().add(span, message, help);
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(&self) -> Vec<String> {
+        self.known.borrow().clone()
+    }
+}
+
+impl<'a, 'i> Section<'a, 'i> {
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn ask(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'i>>> {
+        self.asked.push(key);
+        self.reading.known.borrow_mut().push(self.path_of(key));
+        let value = self.table?.get(key)?;
+        self.reading.spans.borrow_mut().insert(self.path_of(key), value.span());
+        Some(value)
+    }
+
+    /// Reads `key` into `into`, which keeps its default where the key is missing or wrong. Tells whether it was set.
+    pub(super) fn read<T: Value>(&mut self, key: &'static str, into: &mut T) -> bool {
+        let Some(value) = self.ask(key) else { return false };
+        match T::read(value.get_ref()) {
+            Ok(read) => *into = read,
+            Err(wanted) => {
+                let path = self.path_of(key);
+                self.reading.add(Some(value.span()), format!("{path} cannot be read: {wanted}"), "");
+            }
+        }
+        true
+    }
+
+    /// Reads a key that has no default.
+    pub(super) fn require<T: Value>(&mut self, key: &'static str, example: &str) -> Option<T> {
+        let mut read = None;
+        if !self.read(key, &mut read) {
+            let path = self.path_of(key);
+            self.reading.add(self.span.clone(), format!("{path} is missing"), format!("add {key} = {example}"));
+        }
+        read
+    }
+
+    /// The table under `key`.
+    pub(super) fn section(&mut self, key: &'static str) -> Self {
+        let path = self.path_of(key);
+        let value = self.ask(key);
+        let table = value.and_then(|value| match value.get_ref() {
+            DeValue::Table(table) => Some(table),
+            other => {
+                self.reading.add(
+                    Some(value.span()),
+                    format!("{path} is a {}", other.type_str()),
+                    format!("write it as a table: [{path}]"),
+                );
+                None
+            }
+        });
+        Self { reading: self.reading, path, table, span: value.map(Spanned::span), asked: Vec::new() }
+    }
+
+    /// The tables under `key`, written as `[[key]]`.
+    pub(super) fn sections(&mut self, key: &'static str) -> Vec<Self> {
+        let path = self.path_of(key);
+        let Some(value) = self.ask(key) else { return Vec::new() };
+        let mut sections = Vec::new();
+        let items = match value.get_ref() {
+            DeValue::Array(items) => items.iter().collect::<Vec<_>>(),
+            _ => vec![value],
+        };
+        for (number, item) in items.into_iter().enumerate() {
+            if let DeValue::Table(table) = item.get_ref()
+                && matches!(value.get_ref(), DeValue::Array(_))
+            {
+                let path = format!("{path}[{number}]");
+                sections.push(Self {
+                    reading: self.reading,
+                    path,
+                    table: Some(table),
+                    span: Some(item.span()),
+                    asked: Vec::new(),
+                });
+            } else {
+                self.reading.add(
+                    Some(item.span()),
+                    format!("{path} is not a list of tables"),
+                    format!("write each as [[{path}]]"),
+                );
+            }
+        }
+        sections
+    }
+
+    /// Refuses what nobody has asked for: a key that is ignored is a mistake that nobody sees.
+    pub(super) fn finish(self) {
+        let Some(table) = self.table else { return };
+        for (key, _) in table.iter().filter(|(key, _)| !self.asked.iter().any(|asked| *asked == key.get_ref().as_ref()))
+        {
+            let name = key.get_ref();
+            let nearest = self.asked.iter().map(|asked| (distance(asked, name), asked)).min();
+            let help = match nearest {
+                Some((far, near)) if far <= 2.max(name.len() / 3) => format!("did you mean '{near}'?"),
+                _ => format!("known here: {}", self.asked.join(", ")),
+            };
+            self.reading.add(Some(key.span()), format!("{} is not a known key", self.path_of(name)), help);
+        }
+    }
+}
+
+/// Edits that turn one word into the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.iter().enumerate() {
+            let change = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn text<'v>(value: &'v DeValue<'_>, example: &str) -> Result<&'v str, String> {
+    match value {
+        DeValue::String(text) => Ok(text),
+        other => Err(format!("it is a {}; write a text in quotes, for example {example}", other.type_str())),
+    }
+}
+
+fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Result<T, String> {
+    let names = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+    let found = text(value, &names)?;
+    choices
+        .iter()
+        .find(|(name, _)| *name == found)
+        .map(|(_, choice)| *choice)
+        .ok_or(format!("\"{found}\" is none of {names}"))
+}
+
+macro_rules! integers {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn read(value: &DeValue<'_>) -> Result<Self, String> {
+                let DeValue::Integer(number) = value else {
+                    return Err(format!("it is a {}; write a whole number", value.type_str()));
+                };
+                <$type>::from_str_radix(number.as_str(), number.radix())
+                    .map_err(|_| format!("write a whole number from {} to {}", <$type>::MIN, <$type>::MAX))
+            }
+        }
+    )*};
+}
+integers!(u8, u32, usize);
+
+impl Value for bool {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| format!("it is a {}; write true or false", value.type_str()))
+    }
+}
+
+impl Value for String {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        text(value, "\"name\"").map(Into::into)
+    }
+}
+
+impl Value for ByteCount {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        text(value, "\"10 GiB\"")?.parse().map_err(|err: crate::asset::UnitError| err.to_string())
+    }
+}
+
+impl Value for BitRate {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        text(value, "\"40 Gbps\"")?.parse().map_err(|err: crate::asset::UnitError| err.to_string())
+    }
+}
+
+impl Value for Duration {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        parse_duration(text(value, "\"30 s\"")?).map_err(|err| err.to_string())
+    }
+}
+
+impl Value for BlockSize {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let bytes = ByteCount::read(value)?;
+        Self::new(bytes.0).ok_or_else(|| "a block is a power of two from 64 KiB to 64 MiB".into())
+    }
+}
+
+impl Value for PathBuf {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let path = Self::from(text(value, "\"/var/lib/oca/disk0\"")?);
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err("write an absolute path: where the appliance is started should not matter".into())
+        }
+    }
+}
+
+impl Value for SocketAddr {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let example = "\"0.0.0.0:8080\" or \"[::]:8080\"";
+        text(value, example)?.parse().map_err(|_| format!("write an address and port, for example {example}"))
+    }
+}
+
+impl<T: Value> Value for Vec<T> {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let DeValue::Array(items) = value else {
+            return Err(format!("it is a {}; write a list in brackets", value.type_str()));
+        };
+        items.iter().map(|item| T::read(item.get_ref())).collect()
+    }
+}
+
+impl<T: Value> Value for Option<T> {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        T::read(value).map(Some)
+    }
+}
+
+impl Value for EngineChoice {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("auto", Self::Auto), ("io_uring", Self::Uring), ("threads", Self::Threads)])
+    }
+}
+
+impl Value for Admission {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("always", Self::Always), ("second-request", Self::SecondRequest)])
+    }
+}
+
+impl Value for SourceKind {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("peer", Self::Peer), ("tier", Self::Tier), ("origin", Self::Origin)])
+    }
+}
+
+impl Value for LogFormat {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("text", Self::Text), ("json", Self::Json)])
+    }
+}
+
+impl Value for AccessFormat {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("json", Self::Json), ("combined", Self::Combined)])
+    }
+}
+
+impl Value for SourceLocation {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let example = "\"https://origin.example/\" or \"file:///srv/video\"";
+        let mut url: url::Url = text(value, example)?
+            .parse()
+            .map_err(|err| format!("it is no address ({err}); write for example {example}"))?;
+        match url.scheme() {
+            "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err("the address names no host".into()),
+            "http" | "https" if url.fragment().is_some() => Err("the address of a source has no fragment ('#')".into()),
+            "http" | "https" => {
+                // Assets lie below it.
+                if !url.path().ends_with('/') {
+                    url.set_path(&format!("{}/", url.path()));
+                }
+                Ok(Self::Http(url))
+            }
+            "file" => {
+                url.to_file_path().map(Self::Directory).map_err(|()| "write file:/// and an absolute path".into())
+            }
+            "s3" => Err("s3:// sources are not supported yet; use https:// or file://".into()),
+            other => Err(format!("'{other}' is not a known scheme; use http, https or file")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_word_is_near_to_the_right_one() {
+        assert_eq!(distance("capacity", "capcity"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("listen", "silent"), 4);
+    }
+}

@@ -1,0 +1,141 @@
+//! Which key of the file is which field of which module's configuration.
+
+use super::{Config, reader::Section};
+use crate::{
+    fill::{self, SourceConfig, SourceKind, SourceLocation},
+    serve, storage, telemetry,
+};
+
+/// Reads the whole file.
+pub(super) fn read(mut root: Section<'_, '_>, config: &mut Config) {
+    read_serve(root.section("serve"), &mut config.serve);
+    read_storage(root.section("storage"), &mut config.storage);
+    let mut catalog = root.section("catalog");
+    let into = &mut config.catalog;
+    catalog.read("watermark_high_percent", &mut into.watermark_high_percent);
+    catalog.read("watermark_low_percent", &mut into.watermark_low_percent);
+    catalog.read("admission", &mut into.admission);
+    catalog.read("assets_max", &mut into.assets_max);
+    catalog.read("touch_queue_max", &mut into.touch_queue_max);
+    catalog.read("demand_queue_max", &mut into.demand_queue_max);
+    catalog.read("negative_max", &mut into.negative_max);
+    catalog.read("negative_ttl", &mut into.negative_ttl);
+    catalog.read("failure_ttl", &mut into.failure_ttl);
+    catalog.finish();
+    read_fill(root.section("fill"), &mut config.fill);
+    let mut admin = root.section("admin");
+    admin.read("listen", &mut config.admin.listen);
+    admin.read("connections_max", &mut config.admin.connections_max);
+    admin.finish();
+    read_log(root.section("log"), &mut config.telemetry);
+    root.finish();
+}
+
+fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
+    section.read("http", &mut into.http);
+    section.read("workers", &mut into.workers);
+    section.read("connections_max", &mut into.connections_max);
+    section.read("descriptors_reserved", &mut into.descriptors_reserved);
+    section.read("backlog", &mut into.backlog);
+    section.read("header_timeout", &mut into.header_timeout);
+    section.read("header_size_max", &mut into.header_size_max);
+    section.read("header_count_max", &mut into.header_count_max);
+    section.read("idle_timeout", &mut into.idle_timeout);
+    section.read("stall_timeout", &mut into.stall_timeout);
+    section.read("send_rate_min", &mut into.send_rate_min);
+    section.read("send_rate_window", &mut into.send_rate_window);
+    section.read("miss_timeout", &mut into.miss_timeout);
+    section.read("retry_after", &mut into.retry_after);
+    section.read("ranges_max", &mut into.ranges_max);
+    section.read("send_buffer", &mut into.send_buffer);
+    section.read("unsent_max", &mut into.unsent_max);
+    section.read("query_in_key", &mut into.query_in_key);
+    section.read("server_name", &mut into.server_name);
+    section.read("drain_timeout", &mut into.drain_timeout);
+    let mut cors = section.section("cors");
+    cors.read("origins", &mut into.cors.origins);
+    cors.read("max_age", &mut into.cors.max_age);
+    cors.finish();
+    section.finish();
+}
+
+fn read_storage(mut section: Section<'_, '_>, into: &mut storage::Config) {
+    section.read("block_size", &mut into.block_size);
+    section.read("mappings_max", &mut into.mappings_max);
+    section.read("window", &mut into.window);
+    section.read("engine", &mut into.engine);
+    section.read("cold_reads_max", &mut into.cold_reads_max);
+    section.read("sync_interval", &mut into.sync_interval);
+    section.read("sync_batch_max", &mut into.sync_batch_max);
+    section.read("sync_queue_max", &mut into.sync_queue_max);
+    section.read("scrub_rate", &mut into.scrub_rate);
+    section.read("read_errors_max", &mut into.read_errors_max);
+    section.read("probe_interval", &mut into.probe_interval);
+    section.read("probe_timeout", &mut into.probe_timeout);
+    for mut volume in section.sections("volume") {
+        let path = volume.require("path", "\"/var/lib/oca/disk0\"");
+        let capacity = volume.require("capacity", "\"10 GiB\"");
+        if let (Some(path), Some(capacity)) = (path, capacity) {
+            into.volumes.push(storage::VolumeConfig { path, capacity });
+        }
+        volume.finish();
+    }
+    section.finish();
+}
+
+fn read_fill(mut section: Section<'_, '_>, into: &mut fill::Config) {
+    section.read("read_ahead", &mut into.read_ahead);
+    section.read("fetch_max", &mut into.fetch_max);
+    section.read("whole_asset_max", &mut into.whole_asset_max);
+    section.read("fetches_max", &mut into.fetches_max);
+    section.read("attempts_max", &mut into.attempts_max);
+    section.read("retry_delay", &mut into.retry_delay);
+    section.read("retry_delay_max", &mut into.retry_delay_max);
+    section.read("pass_through_max", &mut into.pass_through_max);
+    let mut freshness = section.section("freshness");
+    freshness.read("immutable", &mut into.freshness.immutable);
+    freshness.read("default_ttl", &mut into.freshness.default_ttl);
+    freshness.read("ttl_max", &mut into.freshness.ttl_max);
+    freshness.read("stale_if_error", &mut into.freshness.stale_if_error);
+    freshness.finish();
+    for mut source in section.sections("source") {
+        let kind: Option<SourceKind> = source.require("kind", "\"origin\"");
+        let location: Option<SourceLocation> = source.require("url", "\"https://origin.example/\"");
+        let known = kind.zip(location.clone());
+        let (kind, location) = known.clone().unwrap_or((SourceKind::Origin, SourceLocation::Directory("/".into())));
+        let label = match kind {
+            SourceKind::Peer => "peer",
+            SourceKind::Tier => "tier",
+            SourceKind::Origin => "origin",
+        };
+        let number = into.sources.iter().filter(|other| other.kind == kind).count();
+        let mut made = SourceConfig::new(format!("{label}-{number}"), kind, location);
+        source.read("name", &mut made.name);
+        source.read("connections_max", &mut made.connections_max);
+        source.read("connect_timeout", &mut made.connect_timeout);
+        source.read("response_timeout", &mut made.response_timeout);
+        source.read("stall_timeout", &mut made.stall_timeout);
+        source.read("failures_max", &mut made.failures_max);
+        source.read("retry_after", &mut made.retry_after);
+        into.sources.extend(known.map(|_| made));
+        source.finish();
+    }
+    // Nearest first, whatever the order in the file; within a kind, that order.
+    into.sources.sort_by_key(|source| match source.kind {
+        SourceKind::Peer => 0,
+        SourceKind::Tier => 1,
+        SourceKind::Origin => 2,
+    });
+    section.finish();
+}
+
+fn read_log(mut section: Section<'_, '_>, into: &mut telemetry::Config) {
+    section.read("filter", &mut into.filter);
+    section.read("format", &mut into.format);
+    let mut access = section.section("access");
+    access.read("path", &mut into.access.path);
+    access.read("format", &mut into.access.format);
+    access.read("queue_max", &mut into.access.queue_max);
+    access.finish();
+    section.finish();
+}
