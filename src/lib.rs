@@ -13,8 +13,10 @@
 //! ```
 
 pub mod admin;
+pub mod appliance;
 pub mod asset;
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod fill;
 pub mod net;

@@ -82,6 +82,8 @@ struct AssetBody {
     reader: Reader,
     pieces: VecDeque<Piece>,
     left: u64,
+    /// Up to where the present part has been demanded.
+    demanded: u64,
     waiting: Option<Waiting>,
 }
 
@@ -102,7 +104,7 @@ impl Body {
 
     pub(super) fn asset(reader: Reader, pieces: VecDeque<Piece>, exchange: Exchange) -> Self {
         let left = pieces.iter().map(Piece::len).sum();
-        Self { kind: Kind::Asset(AssetBody { reader, pieces, left, waiting: None }), exchange }
+        Self { kind: Kind::Asset(AssetBody { reader, pieces, left, demanded: 0, waiting: None }), exchange }
     }
 
     pub(super) fn passing(
@@ -211,18 +213,35 @@ impl AssetBody {
             Some(Piece::Text(text)) => return Next::Ready(text.clone()),
             Some(Piece::Part(part)) => *part,
         };
-        let reader = &self.reader;
-        if !reader.entry().is_sealed()
-            && let Err(refusal) = reader.demand_ahead(part)
+        if !self.reader.entry().is_sealed()
+            && let Err(refusal) = self.demand_ahead(part)
         {
             return Next::Failed(BodyError::Refused(refusal));
         }
+        let reader = &self.reader;
         let here = reader.entry().available(part.start()).min(part.len()).min(reader.window);
         let slice = ByteRange::new(part.start(), part.start() + here).and_then(|range| reader.lease.slice(range));
         match slice.and_then(|slice| reader.residency.resident_now(&slice)) {
             Some(bytes) => Next::Ready(bytes),
             None => Next::Wait(Box::pin(reader.clone().read(part))),
         }
+    }
+
+    /// Keeps what is demanded ahead of what is sent: in large strides, so that a source is asked seldom.
+    fn demand_ahead(&mut self, part: ByteRange) -> Result<(), Refusal> {
+        let (entry, ahead) = (self.reader.entry(), self.reader.read_ahead);
+        let start = part.start();
+        // Also where it was demanded before: what has failed since is asked for again.
+        let missing = entry.available(start) == 0;
+        if !missing && self.demanded >= start && (self.demanded - start > ahead / 2 || self.demanded >= part.end()) {
+            return Ok(());
+        }
+        let end = start.saturating_add(ahead).min(part.end());
+        if let Some(range) = ByteRange::new(start, end) {
+            entry.demand(range)?;
+            self.demanded = end;
+        }
+        Ok(())
     }
 
     /// Takes `bytes` as sent, and tells the transport where those of the asset lie.
@@ -252,11 +271,6 @@ enum Next {
 impl Reader {
     fn entry(&self) -> &Arc<Entry> {
         self.lease.entry()
-    }
-
-    fn demand_ahead(&self, part: ByteRange) -> Result<(), Refusal> {
-        let end = part.start().saturating_add(self.read_ahead).min(part.end());
-        ByteRange::new(part.start(), end).map_or(Ok(()), |ahead| self.entry().demand(ahead).map(drop))
     }
 
     /// Waits for the next window of `part`: to be fetched, then to be in memory.

@@ -47,6 +47,8 @@ pub(super) struct Head {
 #[derive(Debug)]
 pub(super) struct Templates {
     statuses: [(CacheOutcome, HeaderValue); 8],
+    /// `Cache-Status` of a miss that came to nothing.
+    missed: HeaderValue,
     cors: Cors,
     max_age: HeaderValue,
     retry_after: HeaderValue,
@@ -96,6 +98,7 @@ impl Templates {
         };
         Self {
             statuses: CacheOutcome::ALL.map(status),
+            missed: value(format!("{name}; fwd=uri-miss")),
             cors,
             max_age: HeaderValue::from(config.cors.max_age.as_secs()),
             retry_after: HeaderValue::from(config.retry_after.as_secs().max(1)),
@@ -275,6 +278,10 @@ impl Templates {
         request: &HeaderMap,
     ) -> (Head, &'static str) {
         let mut head = self.head(status, outcome, request);
+        if outcome == CacheOutcome::Miss {
+            // Nothing came that could have been stored.
+            head.headers.insert(CACHE_STATUS, self.missed.clone());
+        }
         head.headers.insert(CONTENT_TYPE, TEXT);
         // Only a source's own word is worth remembering elsewhere, and that for no longer than here.
         head.headers.insert(CACHE_CONTROL, NO_STORE);

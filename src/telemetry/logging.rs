@@ -1,5 +1,7 @@
 //! Messages for people and machines, on standard error.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::{EnvFilter, fmt};
 
 use super::{Config, LogFormat};
@@ -29,7 +31,8 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 /// See [`LoggingError`].
 pub fn init(config: &Config) -> Result<(), LoggingError> {
     let filter = EnvFilter::try_new(&config.filter).map_err(|err| LoggingError::Filter(config.filter.clone(), err))?;
-    let messages = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let messages = fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => messages.try_init(),
         LogFormat::Json => messages.json().flatten_event(true).try_init(),
