@@ -1,1 +1,161 @@
-//! t
+//! Configurations as people write them, right and wrong.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const MACHINE: Machine = Machine { descriptors: 1 << 20, maps: 1 << 20 };
+const REFERENCE: &str = include_str!("../../config/appliance.toml");
+
+/// The smallest configuration that works, with further lines for its tables.
+fn smallest(serve: &str, rest: &str) -> String {
+    format!(
+        "[serve]\nhttp = [\"127.0.0.1:8080\"]\n{serve}\n[[storage.volume]]\npath = \"/oca-test/disk0\"\ncapacity = \"64 MiB\"\n\
+         [[fill.source]]\nkind = \"origin\"\nurl = \"http://127.0.0.1:9000/\"\n{rest}\n"
+    )
+}
+
+fn faults(text: &str) -> String {
+    match Config::parse("oca.toml", text, MACHINE) {
+        Ok(config) => panic!("no fault is found in\n{text}\n{config:?}"),
+        Err(faults) => faults.to_string(),
+    }
+}
+
+#[test]
+fn the_smallest_configuration_is_enough() {
+    let config = Config::parse("oca.toml", &smallest("", ""), MACHINE).expect("valid");
+    let mut expected = Config::default();
+    expected.serve.http = vec![([127, 0, 0, 1], 8080).into()];
+    expected.storage.volumes =
+        vec![storage::VolumeConfig { path: "/oca-test/disk0".into(), capacity: crate::asset::ByteCount(64 << 20) }];
+    let location = fill::SourceLocation::Http("http://127.0.0.1:9000/".parse().expect("valid"));
+    expected.fill.sources = vec![fill::SourceConfig::new("origin-0", fill::SourceKind::Origin, location)];
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn the_reference_shows_the_defaults() {
+    let mut config = Config::parse("appliance.toml", REFERENCE, MACHINE).expect("valid");
+    // What has no default.
+    assert_eq!(config.serve.http, [([0, 0, 0, 0], 8080).into()]);
+    assert_eq!(config.telemetry.access.path.take(), Some("/var/log/oca/access.log".into()));
+    let location = fill::SourceLocation::Http("https://origin.example/".parse().expect("valid"));
+    assert_eq!(config.fill.sources, [fill::SourceConfig::new("origin-0", fill::SourceKind::Origin, location)]);
+    config.serve.http.clear();
+    config.storage.volumes.clear();
+    config.fill.sources.clear();
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn the_reference_has_every_key_and_a_reason_for_each() {
+    let (table, errors) = DeTable::parse_recoverable(REFERENCE);
+    assert!(errors.is_empty());
+    let reading = Reading::new(Gathering::new("appliance.toml", REFERENCE));
+    sections::read(reading.root(table.get_ref()), &mut Config::default());
+    let known: BTreeSet<String> = reading.known().into_iter().collect();
+    let missing: Vec<_> = known.iter().filter(|key| reading.span(key).is_none()).collect();
+    assert!(missing.is_empty(), "config/appliance.toml lacks {missing:?}");
+    let lines: Vec<&str> = REFERENCE.lines().collect();
+    for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.contains(" = ") && !line.starts_with('#')) {
+        assert!(lines[number - 1].starts_with("# "), "line {}: no reason stands before '{line}'", number + 1);
+    }
+}
+
+#[test]
+fn every_fault_is_shown_at_once_with_its_line() {
+    let text = smallest(
+        "conections_max = 5\nheader_timeout = \"5 parsecs\"\nworkers = \"two\"\nsend_rate_min = 7",
+        "[admin]\nlisten = \"0.0.0.0:8080\"\n[catalog]\nwatermark_low_percent = 99\nadmission = \"sometimes\"\n[logs]\nfilter = \"x\"",
+    );
+    let shown = faults(&text);
+    for (line, expected) in [
+        (3, "serve.conections_max is not a known key"),
+        (3, "did you mean 'connections_max'?"),
+        (4, "'parsecs' is not a known unit"),
+        (5, "serve.workers cannot be read"),
+        (6, "serve.send_rate_min cannot be read"),
+        (14, "take the same port of the same address"),
+        (16, "not below 95 percent"),
+        (17, "\"sometimes\" is none of \"always\", \"second-request\""),
+        (18, "logs is not a known key"),
+    ] {
+        assert!(shown.contains(expected), "'{expected}' is not in\n{shown}");
+        assert!(shown.contains(&format!("oca.toml:{line}:")), "line {line} is not named in\n{shown}");
+    }
+    assert!(shown.ends_with("8 faults in the configuration"), "{shown}");
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_to_write() {
+    let shown = faults("");
+    for expected in ["serve.http names no address", "there is no volume", "there is no source", "[[fill.source]]"] {
+        assert!(shown.contains(expected), "'{expected}' is not in\n{shown}");
+    }
+    let shown = faults(
+        "[serve]\nhttp = [\"127.0.0.1:1\"]\n[[storage.volume]]\npath = \"/v\"\n[[fill.source]]\nurl = \"http://a/\"\n",
+    );
+    assert!(shown.contains("capacity is missing") && shown.contains("kind is missing"), "{shown}");
+}
+
+#[test]
+fn sources_that_cannot_be_are_refused() {
+    for (url, expected) in [
+        ("s3://bucket/prefix", "not supported yet"),
+        ("ftp://a/", "not a known scheme"),
+        ("not an address", "no address"),
+        ("file://host/dir", "file:///"),
+    ] {
+        let shown = faults(&smallest("", "").replace("http://127.0.0.1:9000/", url));
+        assert!(shown.contains(expected), "{url}: {shown}");
+    }
+}
+
+#[test]
+fn volumes_that_cannot_be_are_refused() {
+    let volume =
+        |path: &str, capacity: &str| format!("[[storage.volume]]\npath = \"{path}\"\ncapacity = \"{capacity}\"");
+    for (rest, expected) in [
+        (volume("/oca-test/disk0/inner", "64 MiB"), "one inside the other"),
+        (volume("/oca-test/disk0", "64 MiB"), "the same directory"),
+        (volume("relative", "64 MiB"), "absolute path"),
+        (volume("/oca-test/disk1", "1 PiB"), "more than the file system has"),
+        (volume("/oca-test/disk1", "1 MiB"), "less than four blocks"),
+    ] {
+        let shown = faults(&smallest("", &rest));
+        assert!(shown.contains(expected), "{rest}: {shown}");
+    }
+}
+
+#[test]
+fn limits_that_need_the_same_descriptors_are_compared() {
+    let tight = Machine { descriptors: 2_000, maps: 65_530 };
+    let config = Config::parse("oca.toml", &smallest("", ""), tight).expect("defaults give way");
+    let (serve, storage) = (&config.serve, &config.storage);
+    assert!(serve.connections_max + storage.mappings_max + serve.descriptors_reserved <= 2_000, "{config:?}");
+    let shown = Config::parse("oca.toml", &smallest("connections_max = 1900", ""), tight)
+        .expect_err("what is set is not changed");
+    assert!(shown.to_string().contains("file descriptors"), "{shown}");
+    let few_maps = Machine { descriptors: 1 << 20, maps: 1_000 };
+    let config = Config::parse("oca.toml", &smallest("", ""), few_maps).expect("defaults give way");
+    assert_eq!(config.storage.mappings_max, 800);
+    let set = smallest("", "[storage]\nmappings_max = 900");
+    assert!(Config::parse("oca.toml", &set.replace("[[storage", "\n[[storage"), few_maps).is_err());
+}
+
+#[test]
+fn listeners_overlap_only_where_they_do() {
+    let good = smallest("", "[admin]\nlisten = \"127.0.0.1:8081\"");
+    assert!(Config::parse("oca.toml", &good, MACHINE).is_ok());
+    let free = smallest("", "[admin]\nlisten = \"127.0.0.1:0\"").replace("127.0.0.1:8080", "127.0.0.1:0");
+    assert!(Config::parse("oca.toml", &free, MACHINE).is_ok(), "port 0 is a free one each time");
+    let families = smallest("", "[admin]\nlisten = \"[::1]:8080\"");
+    assert!(Config::parse("oca.toml", &families, MACHINE).is_ok());
+}
+
+#[test]
+fn a_broken_file_says_where_it_breaks() {
+    let shown = faults("[serve]\nhttp = [\"127.0.0.1:1\"\nworkers = = 2\n");
+    assert!(shown.contains("oca.toml:3:") || shown.contains("oca.toml:2:"), "{shown}");
+}
