@@ -1,6 +1,7 @@
 //! The command line: one file per command.
 
 mod check_config;
+mod demo;
 mod serve;
 
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Check a configuration and show every fault of it
     CheckConfig(check_config::Arguments),
+    /// Play real video through an appliance on this machine; Ctrl-C ends it and leaves nothing behind
+    Demo(demo::Arguments),
 }
 
 /// Exit code for a configuration with faults, and for a wrong command line.
@@ -34,5 +37,6 @@ pub fn run() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
     }
 }
