@@ -210,6 +210,7 @@ impl Model {
 
     fn check(&self, path: &str, asked: &Asked, response: &Response) -> Result<bool, String> {
         if matches!(response.status(), 502..=504) {
+            eprintln!("{path}: {} {}", response.status(), String::from_utf8_lossy(&response.body).trim());
             return Ok(false);
         }
         let history = &self.versions[path];
@@ -243,9 +244,10 @@ impl Model {
         }
     }
 
-    /// A response that was cut shows a beginning of some version, and only in times of trouble.
+    /// A response that was cut shows a beginning of some version, and only where something is wrong.
     fn check_cut(&self, path: &str, asked: &Asked, cut: &Cut) -> Result<bool, String> {
-        if !self.trouble {
+        // What is held of a version that has been replaced is cut where a missing block would have to be fetched.
+        if !self.trouble && self.versions[path].len() == 1 {
             return Err(format!("cut after {} bytes though nothing is wrong", cut.received.len()));
         }
         let history = &self.versions[path];

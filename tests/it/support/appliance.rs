@@ -203,6 +203,20 @@ impl Appliance {
         self.home.path().join("volume")
     }
 
+    /// Whether `connections` connections of viewers are open and the appliance has taken everything they sent.
+    pub(crate) fn has_read_everything(&self, connections: usize) -> bool {
+        let table = fs::read_to_string("/proc/net/tcp").expect("the kernel lists its sockets");
+        let ours = format!(":{:04X}", self.http.port());
+        // Local address, peer's address, state (01: established), queues as `tx:rx`.
+        let unread: Vec<bool> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|fields| fields[1].ends_with(&ours) && fields[3] == "01")
+            .map(|fields| !fields[4].ends_with(":00000000"))
+            .collect();
+        unread.len() >= connections && !unread.contains(&true)
+    }
+
     /// Whether the volume's database has all of an asset on record, so that no crash can lose it.
     pub(crate) fn is_durable(&self, path: &str) -> bool {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;

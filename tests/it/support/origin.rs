@@ -120,7 +120,9 @@ struct State {
     gates: HashMap<String, usize>,
     /// Grows with every `release`.
     releases: u64,
-    connections: Vec<TcpStream>,
+    /// Open connections, by their number.
+    connections: HashMap<u64, TcpStream>,
+    accepted: u64,
 }
 
 impl Published {
@@ -265,7 +267,7 @@ impl Origin {
             acceptor.join().expect("the acceptor does not panic");
         }
         self.release();
-        for connection in self.shared.state.lock().connections.drain(..) {
+        for (_, connection) in self.shared.state.lock().connections.drain() {
             // A connection that the peer has closed already needs no more.
             drop(connection.shutdown(Shutdown::Both));
         }
@@ -319,10 +321,21 @@ fn accept(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
                 return;
             }
             let Ok(stream) = stream else { continue };
-            shared.state.lock().connections.push(stream.try_clone().expect("a descriptor is free"));
+            let number = {
+                let mut state = shared.state.lock();
+                state.accepted += 1;
+                let number = state.accepted;
+                state.connections.insert(number, stream.try_clone().expect("a descriptor is free"));
+                number
+            };
             let shared = Arc::clone(&shared);
-            // The peer's hanging up ends a connection; nobody waits for it.
-            thread::spawn(move || drop(Connection { stream, ahead: Vec::new(), shared }.serve()));
+            thread::spawn(move || {
+                let mut connection = Connection { stream, ahead: Vec::new(), shared: Arc::clone(&shared) };
+                // The peer's hanging up ends a connection; nobody waits for it.
+                drop(connection.serve());
+                // A reset takes effect when the last descriptor is closed.
+                shared.state.lock().connections.remove(&number);
+            });
         }
     })
 }
@@ -345,7 +358,7 @@ struct Answer {
 }
 
 impl Connection {
-    fn serve(mut self) -> io::Result<()> {
+    fn serve(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         while let Some(seen) = self.read_request()? {
             let (index, fault, published) = self.admit(&seen);
@@ -509,6 +522,7 @@ fn answer(seen: &Seen, published: Published, fault: Option<Fault>) -> Answer {
     let total = published.length();
     let mut fields = published.fields.clone();
     let mut add = |name: &str, value: String| fields.push((name.into(), value));
+    add("Date", httpdate::fmt_http_date(std::time::SystemTime::now()));
     if let Some(etag) = &published.etag {
         add("ETag", etag.clone());
     }
