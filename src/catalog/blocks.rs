@@ -68,6 +68,13 @@ impl Blocks {
         self.present == self.count
     }
 
+    /// Whether somebody has asked for a block that is not here yet.
+    pub(super) fn any_on_its_way(&self) -> bool {
+        self.differing.values().any(|state| {
+            matches!(state, BlockState::Wanted { .. } | BlockState::Filling { .. } | BlockState::Verifying)
+        })
+    }
+
     /// Bytes that may be served from `offset` on without a gap; a large number may be understated.
     pub(super) fn available(&self, offset: u64, length: u64, size: BlockSize) -> u64 {
         if offset >= length {

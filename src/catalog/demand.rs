@@ -15,7 +15,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Meta, Refusal, entry::Entry, negative::Negative};
-use crate::asset::{AssetId, AssetKey, ByteRange};
+use crate::{
+    asset::{AssetId, AssetKey, ByteRange},
+    telemetry::metrics::Counter,
+};
 
 /// Which part of an unknown asset is wanted; its length is not known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub struct PassHead {
     pub length: Option<u64>,
     /// The part that follows; `None` for the whole.
     pub part: Option<ByteRange>,
+    /// Nothing follows: no byte of what was wanted exists in an asset of `length` bytes.
+    pub unsatisfiable: bool,
 }
 
 /// Something fill should do.
@@ -132,15 +137,6 @@ pub(super) struct Board {
     negative: Arc<Negative>,
 }
 
-/// How a question came to its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// This call put it on the board.
-    First,
-    /// It was there.
-    Collapsed,
-}
-
 impl Board {
     pub(super) fn new(queue_max: usize, negative: Arc<Negative>) -> (Arc<Self>, Demands) {
         let (demands, taken) = mpsc::channel(queue_max.max(1));
@@ -172,28 +168,28 @@ impl Board {
         key: &AssetKey,
         want: Want,
         known: impl FnOnce() -> Option<Result<Discovered, Refusal>>,
-    ) -> (Asked, Result<Discovered, Refusal>) {
+        collapsed: &Counter,
+    ) -> Result<Discovered, Refusal> {
         let id = key.id();
-        let (asked, pending) = {
+        let (first, pending) = {
             let mut discoveries = self.discoveries.lock();
             if let Some(pending) = discoveries.get(&id) {
-                (Asked::Collapsed, Arc::clone(pending))
+                collapsed.inc();
+                (false, Arc::clone(pending))
             } else if let Some(answer) = known() {
-                return (Asked::Collapsed, answer);
+                return answer;
             } else {
                 let pending = Pending::new();
                 discoveries.insert(id, Arc::clone(&pending));
-                (Asked::First, pending)
+                (true, pending)
             }
         };
-        if asked == Asked::First {
+        if first {
             let board = Arc::clone(self);
             let discovery = Discovery { key: key.clone(), want, pending: Arc::clone(&pending), board, answered: false };
-            if let Err(refusal) = self.post(Demand::Discover(discovery)) {
-                return (asked, Err(refusal));
-            }
+            self.post(Demand::Discover(discovery))?;
         }
-        (asked, pending.wait().await)
+        pending.wait().await
     }
 
     /// Asks whether a stale version is still good.

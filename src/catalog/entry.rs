@@ -36,6 +36,8 @@ pub struct Entry {
     state: AtomicU8,
     /// Seconds since 1970 of the last touch that was noted, so that hits in the same second need not be.
     touched: AtomicU64,
+    /// How many assets had been admitted at that touch.
+    touched_at: AtomicU64,
     writers: AtomicU32,
     open: Mutex<Option<Box<Open>>>,
     catalog: Weak<Catalog>,
@@ -92,6 +94,7 @@ impl Entry {
             file,
             state: AtomicU8::new(if sealed { SEALED } else { OPEN }),
             touched: AtomicU64::new(holding.used.0),
+            touched_at: AtomicU64::new(0),
             writers: AtomicU32::new(0),
             open: Mutex::new(open),
             catalog,
@@ -255,17 +258,21 @@ impl Entry {
         self.file.is_leased()
     }
 
-    /// Whether somebody writes it just now.
+    /// Whether somebody writes it just now, or waits for a part of it.
     pub(super) fn is_filling(&self) -> bool {
         self.writers.load(Ordering::Acquire) > 0
+            || (!self.is_sealed() && self.open.lock().as_ref().is_some_and(|open| open.blocks.any_on_its_way()))
     }
 
-    /// Notes a use in second `now`; tells whether it is the first of that second.
-    pub(super) fn touch(&self, now: UnixTime) -> bool {
+    /// Notes a use in second `now`, after so many admissions; tells whether it changes the order of eviction: whether it is the
+    /// first of that second, or since another asset came in.
+    pub(super) fn touch(&self, now: UnixTime, admissions: u64) -> bool {
         // A lost race between two workers notes the touch twice, which does no harm.
-        let first = self.touched.load(Ordering::Relaxed) < now.0;
+        let first =
+            self.touched.load(Ordering::Relaxed) < now.0 || self.touched_at.load(Ordering::Relaxed) != admissions;
         if first {
             self.touched.store(now.0, Ordering::Relaxed);
+            self.touched_at.store(admissions, Ordering::Relaxed);
         }
         first
     }

@@ -127,7 +127,7 @@ pub(super) fn start(catalog: &Arc<Catalog>, config: &storage::Config) -> io::Res
     let probe_timeout = config.probe_timeout;
     let me = Arc::downgrade(catalog);
     let keeper = Builder::new().name("oca-catalog".into()).spawn(move || {
-        let mut keeper = Keeper { me, probe_timeout, used: HashMap::new(), since_used: Duration::ZERO };
+        let mut keeper = Keeper { me, probe_timeout, since_used: Duration::ZERO };
         keeper.remove_leftovers(&|| stopped.try_recv().is_err_and(|err| err == std::sync::mpsc::TryRecvError::Empty));
         while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) && keeper.tick() {}
         keeper.end();
@@ -144,8 +144,6 @@ const ROOM_BLOCKS: u64 = 16;
 struct Keeper {
     me: Weak<Catalog>,
     probe_timeout: Duration,
-    /// Last uses not yet in the database, by volume and serial.
-    used: HashMap<(usize, u64), UnixTime>,
     since_used: Duration,
 }
 
@@ -153,7 +151,7 @@ impl Keeper {
     /// One round; `false` when the catalog is gone.
     fn tick(&mut self) -> bool {
         let Some(catalog) = self.me.upgrade() else { return false };
-        self.sort_in_touches(&catalog);
+        catalog.sort_in_touches();
         for (at, shelf) in catalog.shelves.iter().enumerate() {
             self.watch(&catalog, at, shelf);
             catalog.keep_watermarks(shelf);
@@ -169,25 +167,14 @@ impl Keeper {
 
     fn end(&mut self) {
         if let Some(catalog) = self.me.upgrade() {
-            self.sort_in_touches(&catalog);
+            catalog.sort_in_touches();
             self.record_used(&catalog);
-        }
-    }
-
-    fn sort_in_touches(&mut self, catalog: &Catalog) {
-        // At most as many as may wait: viewers who touch faster than this sorts cannot hold it here.
-        for _ in 0..catalog.touches.capacity() {
-            let Some(id) = catalog.touches.pop() else { return };
-            let Some(entry) = catalog.index.pin().get(&id).cloned() else { continue };
-            let shelf = catalog.shelf(&entry);
-            shelf.recency.lock().touch(&id);
-            self.used.insert((usize::from(shelf.volume.index()), entry.serial()), entry.used());
         }
     }
 
     fn record_used(&mut self, catalog: &Catalog) {
         let mut by_volume: HashMap<usize, Vec<(u64, UnixTime)>> = HashMap::new();
-        for ((volume, serial), used) in self.used.drain() {
+        for ((volume, serial), used) in catalog.used.lock().drain() {
             by_volume.entry(volume).or_default().push((serial, used));
         }
         for (volume, used) in by_volume {
@@ -230,6 +217,18 @@ impl Keeper {
 }
 
 impl Catalog {
+    /// Puts the assets that were used since the last call at the far end of eviction.
+    pub(super) fn sort_in_touches(&self) {
+        // At most as many as may wait: viewers who touch faster than this sorts cannot hold it here.
+        for _ in 0..self.touches.capacity() {
+            let Some(id) = self.touches.pop() else { return };
+            let Some(entry) = self.index.pin().get(&id).cloned() else { continue };
+            let shelf = self.shelf(&entry);
+            shelf.recency.lock().touch(&id);
+            self.used.lock().insert((usize::from(shelf.volume.index()), entry.serial()), entry.used());
+        }
+    }
+
     fn keep_watermarks(&self, shelf: &Shelf) {
         let percent = |percent: u8| {
             u64::try_from(u128::from(shelf.volume.capacity()) * u128::from(percent) / 100).unwrap_or(u64::MAX)

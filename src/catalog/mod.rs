@@ -25,6 +25,7 @@ mod verify;
 mod writer;
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
         Arc, Weak,
@@ -48,13 +49,13 @@ pub use refusal::Refusal;
 pub use writer::{AssetWriter, WriteError};
 
 use crate::{
-    asset::{AssetId, AssetKey},
+    asset::{AssetId, AssetKey, UnixTime},
     storage::{AssetFile, FileName, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState},
     sys::Clock,
     telemetry::metrics::{Metrics, VolumeMetrics},
 };
 use blocks::{BlockState, Blocks};
-use demand::{Asked, Board};
+use demand::Board;
 use entry::Holding;
 use negative::Negative;
 use persist::Record;
@@ -72,6 +73,10 @@ pub struct Catalog {
     board: Arc<Board>,
     negative: Arc<Negative>,
     touches: ArrayQueue<AssetId>,
+    /// Counts admissions: a use after another asset came in changes the order of eviction, one before does not.
+    admissions: AtomicU64,
+    /// Last uses not yet in the database, by volume and serial.
+    used: Mutex<HashMap<(usize, u64), UnixTime>>,
     clock: Clock,
     metrics: Arc<Metrics>,
     threads: Mutex<housekeeping::Threads>,
@@ -130,7 +135,7 @@ impl Catalog {
         match self.held(key) {
             Some(entry) => {
                 let now = self.clock.unix();
-                if entry.touch(now) && self.touches.push(entry.id()).is_err() {
+                if entry.touch(now, self.admissions.load(Ordering::Relaxed)) && self.touches.push(entry.id()).is_err() {
                     self.metrics.touches_dropped.inc();
                 }
                 if now < entry.lifetime().fresh_until { Lookup::Hit(entry) } else { Lookup::Stale(entry) }
@@ -160,11 +165,7 @@ impl Catalog {
             let held = self.held(key).map(|entry| Ok(Discovered::Entry(entry)));
             held.or_else(|| self.negative.recall(&key.id()).map(Err))
         };
-        let (asked, answer) = self.board.discover(key, want, known).await;
-        if asked == Asked::Collapsed {
-            self.metrics.collapsed_demands.inc();
-        }
-        answer
+        self.board.discover(key, want, known, &self.metrics.collapsed_demands).await
     }
 
     /// Asks fill whether a stale version is still good; one question for all who ask at the same time. Gives the same entry,
@@ -179,6 +180,28 @@ impl Catalog {
     /// Whether a stale version may be served while no source answers.
     pub fn may_serve_stale(&self, entry: &Entry) -> bool {
         self.clock.unix() < entry.lifetime().stale_until
+    }
+
+    /// The entry that has taken the place of a withdrawn one, if it holds the very same version: a response that has begun can go
+    /// on from it. `want` is what the response still lacks.
+    ///
+    /// # Errors
+    /// The version is another one or cannot be told from another, or the asset is not to be had.
+    pub async fn successor(&self, gone: &Entry, want: Want) -> Result<Arc<Entry>, Refusal> {
+        let found = match self.lookup(gone.key()) {
+            Lookup::Hit(entry) | Lookup::Stale(entry) => entry,
+            Lookup::Negative(refusal) => return Err(refusal),
+            Lookup::Miss => match self.discover(gone.key(), want).await? {
+                Discovered::Entry(entry) => entry,
+                Discovered::PassThrough => return Err(Refusal::Withdrawn),
+            },
+        };
+        let (then, now) = (gone.meta(), found.meta());
+        let same = then.length == now.length
+            && then.validators.allow_combining()
+            && then.validators == now.validators
+            && then.content_encoding == now.content_encoding;
+        if same { Ok(found) } else { Err(Refusal::Withdrawn) }
     }
 
     /// Asks fill for a response that is not stored.
@@ -206,6 +229,7 @@ impl Catalog {
             self.record_if_room(&entry, Record::Asset(Arc::clone(&entry)));
         }
         shelf.recency.lock().insert(Arc::clone(&entry));
+        self.admissions.fetch_add(1, Ordering::Relaxed);
         let before = self.index.pin().insert(key.id(), Arc::clone(&entry)).cloned();
         if let Some(before) = before {
             self.leave_later(&before, Leaving::Purged);
@@ -304,6 +328,7 @@ impl Catalog {
     }
 
     fn evict_until(&self, shelf: &Shelf, goal: u64) {
+        self.sort_in_touches();
         while shelf.volume.kept() > goal {
             let victim = shelf.recency.lock().pop_victim();
             let Some(victim) = victim else { return };

@@ -109,6 +109,8 @@ impl Catalog {
                 board,
                 negative,
                 touches: ArrayQueue::new(config.touch_queue_max.max(1)),
+                admissions: AtomicU64::new(0),
+                used: Mutex::default(),
                 clock,
                 metrics,
                 threads: Mutex::new(threads),

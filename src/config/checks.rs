@@ -192,12 +192,6 @@ fn check_bounds(config: &Config, reading: &Reading) {
         "the first wait is longer than the longest".into(),
         "set fill.retry_delay to at most fill.retry_delay_max",
     );
-    fault(
-        serve.send_rate_window < serve.stall_timeout,
-        "serve.send_rate_window",
-        "the rate of a client is measured over less time than it may stall".into(),
-        "set serve.send_rate_window to at least serve.stall_timeout",
-    );
     for (key, count) in [
         ("serve.connections_max", serve.connections_max),
         ("serve.header_count_max", serve.header_count_max),

@@ -1,5 +1,7 @@
 //! Sources that speak HTTP.
 
+use std::time::SystemTime;
+
 use reqwest::{
     Client, Method, Response,
     header::{
@@ -35,7 +37,8 @@ impl Http {
     }
 
     pub(super) async fn open(&self, key: &AssetKey, ask: &Ask<'_>) -> Result<(Head, Response), SourceFault> {
-        let mut request = self.client.request(Method::GET, self.address(key));
+        let address = self.address(key);
+        let mut request = self.client.request(Method::GET, address.clone());
         request = match ask.range {
             AskRange::Whole => request,
             AskRange::Part { start, end: Some(end) } => {
@@ -60,7 +63,12 @@ impl Http {
             () if err.is_timeout() => SourceFault::Timeout,
             () => SourceFault::Broken,
         })?;
-        Ok((head(response.status().as_u16(), response.headers()), response))
+        let status = response.status().as_u16();
+        // Where a redirect has led to nothing, it is the redirect that is wrong: the source did not say that it lacks the asset.
+        if matches!(status, 404 | 410) && response.url().path() != address.path() {
+            return Err(SourceFault::Redirect);
+        }
+        Ok((head(status, response.headers()), response))
     }
 
     /// The asset's address: below the base, whatever the key looks like. Joining would let a key that looks like an address
@@ -95,7 +103,9 @@ fn date(headers: &HeaderMap, name: &HeaderName) -> Option<UnixTime> {
 }
 
 fn head(status: u16, headers: &HeaderMap) -> Head {
-    let (modified, now) = (date(headers, &LAST_MODIFIED), date(headers, &DATE));
+    // RFC 9110, 6.6.1: a response without a date is as of when it came.
+    let (modified, now) =
+        (date(headers, &LAST_MODIFIED), date(headers, &DATE).or_else(|| Some(SystemTime::now().into())));
     let control: Vec<&str> = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).collect();
     let control = control.join(", ");
     let varies = headers

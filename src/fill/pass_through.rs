@@ -26,8 +26,11 @@ impl Context {
         match self.open_passing(&demand).await {
             Ok((mut answer, head, left)) => {
                 let (pieces, body) = mpsc::channel(PIECES_MAX);
+                let nothing = head.unsatisfiable;
                 demand.answer(Ok(PassThrough { head, body }));
-                stream(&mut answer, left, &pieces).await;
+                if !nothing {
+                    stream(&mut answer, left, &pieces).await;
+                }
             }
             Err(refusal) => demand.answer(Err(refusal)),
         }
@@ -47,8 +50,18 @@ impl Context {
                 let (part, length, left) = match reply {
                     Reply::Part { part, total } => (Some(part), Some(total), Some(part.len())),
                     Reply::Whole(length) => (None, length, length),
-                    // The viewer gets the whole: a range may be ignored, a wrong length may not be told.
-                    Reply::Unsatisfiable(_) => {
+                    Reply::Unsatisfiable(Some(total)) => {
+                        Attempts::succeeded(&source);
+                        let head = PassHead {
+                            meta: meta(&answer.head, total, false),
+                            length: Some(total),
+                            part: None,
+                            unsatisfiable: true,
+                        };
+                        return Ok((answer, head, None));
+                    }
+                    // The viewer gets the whole: a range may be ignored, a length that nobody knows cannot be told.
+                    Reply::Unsatisfiable(None) => {
                         range = AskRange::Whole;
                         continue;
                     }
@@ -59,7 +72,12 @@ impl Context {
                 };
                 Attempts::succeeded(&source);
                 let part = part.filter(|part| !is_everything(*part, length));
-                let head = PassHead { meta: meta(&answer.head, length.unwrap_or(0), false), length, part };
+                let head = PassHead {
+                    meta: meta(&answer.head, length.unwrap_or(0), false),
+                    length,
+                    part,
+                    unsatisfiable: false,
+                };
                 return Ok((answer, head, left));
             }
         }

@@ -18,12 +18,12 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{connection::Connection, exchange::Exchange};
 use crate::{
     asset::ByteRange,
-    catalog::{Entry, Lease, Refusal},
+    catalog::{Catalog, Entry, Lease, Refusal, Want},
     storage::{ReadError, Residency},
 };
 
@@ -56,6 +56,7 @@ enum Kind {
 /// How an asset is read for one response.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
+    pub(super) catalog: Arc<Catalog>,
     pub(super) lease: Lease,
     pub(super) residency: Arc<Residency>,
     pub(super) connection: Rc<Connection>,
@@ -76,7 +77,8 @@ pub(super) enum Piece {
     Part(ByteRange),
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Bytes, BodyError>>>>;
+/// A window on its way, and the lease that it is of: another one where the asset was evicted and fetched anew in between.
+type Waiting = Pin<Box<dyn Future<Output = Result<(Bytes, Lease), BodyError>>>>;
 
 struct AssetBody {
     reader: Reader,
@@ -199,10 +201,9 @@ impl AssetBody {
         let Some(waiting) = self.waiting.as_mut() else { return Poll::Ready(None) };
         let outcome = ready!(waiting.as_mut().poll(cx));
         self.waiting = None;
-        Poll::Ready(Some(outcome.map(|bytes| self.advance(bytes)).inspect_err(|err| {
-            if let BodyError::Read(err) = err {
-                self.reader.lease.read_failed(err);
-            }
+        Poll::Ready(Some(outcome.map(|(bytes, lease)| {
+            self.reader.lease = lease;
+            self.advance(bytes)
         })))
     }
 
@@ -216,7 +217,10 @@ impl AssetBody {
         if !self.reader.entry().is_sealed()
             && let Err(refusal) = self.demand_ahead(part)
         {
-            return Next::Failed(BodyError::Refused(refusal));
+            if refusal != Refusal::Withdrawn {
+                return Next::Failed(BodyError::Refused(refusal));
+            }
+            return Next::Wait(Box::pin(self.reader.clone().read(part)));
         }
         let reader = &self.reader;
         let here = reader.entry().available(part.start()).min(part.len()).min(reader.window);
@@ -261,6 +265,9 @@ impl AssetBody {
     }
 }
 
+/// How often one window is looked for in another copy of the asset.
+const MOVES_MAX: usize = 3;
+
 enum Next {
     End,
     Ready(Bytes),
@@ -273,10 +280,40 @@ impl Reader {
         self.lease.entry()
     }
 
-    /// Waits for the next window of `part`: to be fetched, then to be in memory.
-    async fn read(self, part: ByteRange) -> Result<Bytes, BodyError> {
-        let grown = tokio::time::timeout(self.patience, self.entry().grown(part.start())).await;
-        let here = grown.map_err(|_| BodyError::Refused(Refusal::SourceTimedOut))?.map_err(BodyError::Refused)?;
+    /// Waits for the next window of `part`: to be fetched, then to be in memory. Where the asset is evicted, or its disk fails, in
+    /// the middle of the response, goes on from another copy of the same version.
+    async fn read(mut self, part: ByteRange) -> Result<(Bytes, Lease), BodyError> {
+        for _ in 0..MOVES_MAX {
+            let failed = match self.read_here(part).await {
+                Ok(bytes) => return Ok((bytes, self.lease)),
+                Err(err) => err,
+            };
+            match &failed {
+                BodyError::Refused(Refusal::Withdrawn) => {}
+                BodyError::Read(err @ ReadError::Io(_)) => self.lease.read_failed(err),
+                _ => return Err(failed),
+            }
+            let want = Want::Range { start: part.start(), end: Some(part.end()) };
+            let successor = timeout(self.patience, self.catalog.successor(self.entry(), want)).await;
+            let successor = successor.unwrap_or(Err(Refusal::SourceTimedOut)).map_err(BodyError::Refused)?;
+            let ahead = ByteRange::new(part.start(), part.start().saturating_add(self.read_ahead).min(part.end()))
+                .unwrap_or(part);
+            successor.demand(ahead).map_err(BodyError::Refused)?;
+            timeout(self.patience, successor.grown(part.start()))
+                .await
+                .unwrap_or(Err(Refusal::SourceTimedOut))
+                .map_err(BodyError::Refused)?;
+            self.lease = successor.lease().await?;
+        }
+        Err(BodyError::Refused(Refusal::Withdrawn))
+    }
+
+    async fn read_here(&self, part: ByteRange) -> Result<Bytes, BodyError> {
+        if self.entry().available(part.start()) == 0 && self.entry().is_withdrawn() {
+            return Err(BodyError::Refused(Refusal::Withdrawn));
+        }
+        let grown = timeout(self.patience, self.entry().grown(part.start())).await;
+        let here = grown.unwrap_or(Err(Refusal::SourceTimedOut)).map_err(BodyError::Refused)?;
         let end = part.start() + here.min(part.len()).min(self.window);
         let slice = ByteRange::new(part.start(), end).and_then(|range| self.lease.slice(range));
         let slice = slice.ok_or(BodyError::Refused(Refusal::Withdrawn))?;

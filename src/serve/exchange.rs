@@ -83,6 +83,7 @@ impl Exchange {
         self.status = status;
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
+        self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
     }
 
     /// Bytes of the body are handed out.
@@ -107,8 +108,6 @@ fn field(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let status = self.status.as_u16();
-        self.connection.metrics.record_response(status, self.outcome, self.first_byte);
         self.connection.begin(Doing::Idle);
         let Some(log) = self.log.take() else { return };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -119,7 +118,7 @@ impl Drop for Exchange {
             method: log.method,
             target: log.target,
             protocol: if log.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
-            status,
+            status: self.status.as_u16(),
             bytes: self.bytes,
             duration_us: micros(self.begun.elapsed()),
             first_byte_us: micros(self.first_byte),

@@ -195,6 +195,7 @@ impl Handler {
             }
         }
         let reader = Reader {
+            catalog: Arc::clone(&self.catalog),
             lease: self.lease(entry).await?,
             residency: Arc::clone(&self.residency),
             connection: Rc::clone(connection),
@@ -278,6 +279,10 @@ impl Handler {
             Precondition::Failed => {
                 return Ok(text(self.templates.precondition_failed(CacheOutcome::Pass, headers), CacheOutcome::Pass));
             }
+        }
+        if head.unsatisfiable {
+            let total = head.length.unwrap_or(0);
+            return Ok(text(self.templates.unsatisfiable(CacheOutcome::Pass, headers, total), CacheOutcome::Pass));
         }
         if asked.verb == Verb::Head {
             let made = self.templates.passed(headers, &described, None, head.length);
