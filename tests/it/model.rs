@@ -167,7 +167,8 @@ impl Model {
             }
             _ => Asked::Part(start, end),
         };
-        if !self.ask(&path, &asked)? && !self.trouble {
+        let replaced = self.versions[&path].len() > 1;
+        if !self.ask(&path, &asked)? && !self.trouble && !replaced {
             return Err(format!("{path} was refused though nothing is wrong:\n{}", self.appliance.log()));
         }
         Ok(())
