@@ -75,8 +75,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 /// Writes a length of time so that it reads back.
 pub fn show_duration(time: Duration) -> String {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let unit =
-        TIME_UNITS.iter().rev().find(|(_, scale)| millis >= *scale && millis % scale == 0).unwrap_or(&TIME_UNITS[0]);
+    let unit = TIME_UNITS
+        .iter()
+        .rev()
+        .find(|(_, scale)| millis >= *scale && millis.is_multiple_of(*scale))
+        .unwrap_or(&TIME_UNITS[0]);
     format!("{} {}", millis / unit.1, unit.0)
 }
 
@@ -108,7 +111,7 @@ fn parse(text: &str, units: &[(&str, u64)], names: &'static str, example: &'stat
 /// Largest unit that leaves no fraction, so that what is shown reads back as the same value.
 fn show(value: u64, units: &[(&str, u64)], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let (name, scale) =
-        units.iter().rev().find(|(_, scale)| value >= *scale && value % scale == 0).unwrap_or(&units[0]);
+        units.iter().rev().find(|(_, scale)| value >= *scale && value.is_multiple_of(*scale)).unwrap_or(&units[0]);
     write!(f, "{} {name}", value / scale)
 }
 

@@ -206,10 +206,10 @@ impl Keeper {
             match catalog.remove_leftovers_of(shelf, go_on) {
                 Ok(0) => {}
                 Ok(files) => {
-                    tracing::info!(volume = %shelf.volume.root().display(), files, "removed files that no record knows")
+                    tracing::info!(volume = %shelf.volume.root().display(), files, "removed files that no record knows");
                 }
                 Err(err) => {
-                    tracing::warn!(volume = %shelf.volume.root().display(), error = %err, "volume cannot be tidied up")
+                    tracing::warn!(volume = %shelf.volume.root().display(), error = %err, "volume cannot be tidied up");
                 }
             }
         }

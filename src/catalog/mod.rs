@@ -61,6 +61,8 @@ use negative::Negative;
 use persist::Record;
 use recency::Recency;
 
+/// A block that a viewer waits for and whose digest has to be compared first.
+type Unverified = (Arc<Entry>, u32);
 type Index = papaya::HashMap<AssetId, Arc<Entry>, foldhash::fast::RandomState>;
 
 /// The assets this appliance holds, and the board for those it lacks.
@@ -90,7 +92,7 @@ struct Shelf {
     recency: Mutex<Recency>,
     serial: AtomicU64,
     records: SyncSender<Record>,
-    verify: Mutex<Option<SyncSender<(Arc<Entry>, u32)>>>,
+    verify: Mutex<Option<SyncSender<Unverified>>>,
     metrics: Arc<VolumeMetrics>,
 }
 
@@ -386,7 +388,7 @@ impl Catalog {
     }
 
     fn mapping_failed(&self, entry: &Arc<Entry>, err: &io::Error) {
-        let full = err.get_ref().is_some_and(|inner| inner.is::<MappingsFull>());
+        let full = err.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<MappingsFull>);
         if full || matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) {
             tracing::warn!(error = %err, "asset cannot be mapped now");
         } else {

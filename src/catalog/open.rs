@@ -21,7 +21,7 @@ use super::{
     verify::Verifier,
 };
 use crate::{
-    asset::ByteCount,
+    asset::{ByteCount, ByteRange},
     storage::{self, AssetFile, Disk, FileName, Mappings, Volume, VolumeError},
     sys::Clock,
     telemetry::metrics::Metrics,
@@ -232,7 +232,7 @@ fn entry_of(stored: Stored, volume: &Arc<Volume>, clean: bool, me: &Weak<Catalog
         let mut blocks = Blocks::new(count, BlockState::Missing);
         let held: HashSet<u32> = stored.blocks.into_iter().filter(|block| *block < count).collect();
         held.iter().for_each(|block| blocks.set(*block, here));
-        (blocks, held.iter().filter_map(|block| size.range_of(*block, length)).map(|range| range.len()).sum())
+        (blocks, held.iter().filter_map(|block| size.range_of(*block, length)).map(ByteRange::len).sum())
     };
     let name = FileName { id: stored.key.id(), serial: stored.serial };
     let file = Arc::new(AssetFile::new(Arc::clone(volume), name, length, reserved));

@@ -122,10 +122,10 @@ impl Persister {
             }
         }
         for record in batch {
-            if let Record::Flush(done) = record {
-                if done.try_send(()).is_err() {
-                    tracing::debug!("whoever asked for a flush has given up waiting");
-                }
+            if let Record::Flush(done) = record
+                && done.try_send(()).is_err()
+            {
+                tracing::debug!("whoever asked for a flush has given up waiting");
             }
         }
     }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Catalog, Refusal, database::Database, entry::Entry};
+use super::{Catalog, Refusal, Unverified, database::Database, entry::Entry};
 use crate::{
     asset::{ByteRange, Digest},
     storage::{Volume, VolumeState},
@@ -26,7 +26,7 @@ pub(super) struct Verifier {
     pub(super) volume: Arc<Volume>,
     pub(super) database: Database,
     /// Blocks that viewers wait for.
-    pub(super) wanted: Receiver<(Arc<Entry>, u32)>,
+    pub(super) wanted: Receiver<Unverified>,
     /// Bytes per second; zero: no scrubbing.
     pub(super) scrub_rate: u64,
     pub(super) catalog: Weak<Catalog>,
@@ -65,7 +65,7 @@ impl Verifier {
         match self.database.digest(entry.serial(), block) {
             Ok(Some(digest)) => {
                 let file = entry.file().open_read();
-                self.compare(&catalog, entry, (block, &digest), file, buffer);
+                self.compare((&catalog, entry), (block, &digest), file, buffer);
             }
             Ok(None) => catalog.condemn(entry, block),
             Err(err) => {
@@ -94,7 +94,7 @@ impl Verifier {
         // Evicted since: the row is about to go too.
         let Some(entry) = held else { return Some(Duration::ZERO) };
         let file = entry.file().open_direct();
-        let read = self.compare(&catalog, &entry, (block.number, &block.digest), file, buffer);
+        let read = self.compare((&catalog, &entry), (block.number, &block.digest), file, buffer);
         self.metrics.scrubbed_bytes.add(read);
         Some(Duration::from_secs_f64(read as f64 / self.scrub_rate as f64))
     }
@@ -102,8 +102,7 @@ impl Verifier {
     /// Reads a block and compares; tells how many bytes were read.
     fn compare(
         &self,
-        catalog: &Catalog,
-        entry: &Arc<Entry>,
+        (catalog, entry): (&Catalog, &Arc<Entry>),
         (block, digest): (u32, &Digest),
         file: io::Result<File>,
         buffer: &mut AlignedBuffer,

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) enum FoundOut {
     /// It is admitted; what the answer carries is still to be written.
-    Admitted(Arc<Entry>, Option<Carried>),
+    Admitted(Arc<Entry>, Option<Box<Carried>>),
     /// It may not be stored, or there is no place for it.
     PassThrough,
 }
@@ -163,11 +163,11 @@ impl Context {
             part,
             claim: Claim::new(&entry, claimed),
         });
-        Step::Done(FoundOut::Admitted(entry, carried))
+        Step::Done(FoundOut::Admitted(entry, carried.map(Box::new)))
     }
 
     /// Writes what the first answer carries; where it breaks off, the rest is fetched as any missing blocks are.
-    pub(super) async fn write_carried(&self, entry: &Arc<Entry>, mut carried: Carried) {
+    pub(super) async fn write_carried(&self, entry: &Arc<Entry>, mut carried: Box<Carried>) {
         let first = entry.block_size().block_of(carried.part.start());
         let mut writer = entry.writer(first);
         let taken = take(&mut carried.answer.body, &mut writer, 0, carried.part.len()).await;
@@ -204,7 +204,7 @@ impl Context {
 
 /// The blocks that a part covers from their first byte to their last.
 fn whole_blocks(size: BlockSize, part: ByteRange, total: u64) -> Option<Range<u32>> {
-    if part.start() % size.bytes() != 0 {
+    if !part.start().is_multiple_of(size.bytes()) {
         return None;
     }
     let first = size.block_of(part.start());

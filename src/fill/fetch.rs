@@ -205,7 +205,7 @@ impl Context {
     pub(super) fn cannot_write(&self, entry: &Arc<Entry>, err: &WriteError) -> Refusal {
         match err {
             WriteError::Withdrawn | WriteError::Stopping => {
-                tracing::debug!(asset = %entry.key(), error = %err, "fill ends")
+                tracing::debug!(asset = %entry.key(), error = %err, "fill ends");
             }
             _ => tracing::warn!(asset = %entry.key(), error = %err, "asset cannot be filled"),
         }

@@ -105,9 +105,9 @@ impl Mapping {
         let start = range.start / page * page;
         let len = range.end - start;
         let mut residency = vec![0_u8; len.div_ceil(page)];
+        let address = self.map.as_ptr().wrapping_add(start);
         // SAFETY: `start..start + len` lies inside the mapping and begins at a page; the vector has a byte for each page.
-        let result =
-            unsafe { libc::mincore(self.map.as_ptr().add(start).cast_mut().cast(), len, residency.as_mut_ptr()) };
+        let result = unsafe { libc::mincore(address.cast_mut().cast(), len, residency.as_mut_ptr()) };
         result == 0 && residency.iter().all(|page| page & 1 == 1)
     }
 }

@@ -161,7 +161,7 @@ impl Shared {
                 match open(&self.path) {
                     Ok(opened) => file = opened,
                     Err(err) => {
-                        tracing::error!(error = %err, "access log cannot be reopened; the old file is written on")
+                        tracing::error!(error = %err, "access log cannot be reopened; the old file is written on");
                     }
                 }
             }
