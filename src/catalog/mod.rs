@@ -12,6 +12,8 @@ mod config;
 mod database;
 mod demand;
 mod entry;
+#[cfg(test)]
+mod fault_tests;
 mod housekeeping;
 mod meta;
 mod negative;

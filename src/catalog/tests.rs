@@ -8,11 +8,11 @@ use crate::{
     storage::{self, Disk, RealDisk, Residency, VolumeConfig},
 };
 
-const BLOCK: u64 = 64 << 10;
+pub(super) const BLOCK: u64 = 64 << 10;
 
-struct Box_ {
-    catalog: Arc<Catalog>,
-    demands: Demands,
+pub(super) struct Held {
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) demands: Demands,
 }
 
 fn storage_config(root: &Path, capacity: u64) -> storage::Config {
@@ -24,32 +24,32 @@ fn storage_config(root: &Path, capacity: u64) -> storage::Config {
     }
 }
 
-fn open(root: &Path, capacity: u64) -> Box_ {
+fn open(root: &Path, capacity: u64) -> Held {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    open_on(&disk, root, capacity)
+}
+
+pub(super) fn open_on(disk: &Arc<dyn Disk>, root: &Path, capacity: u64) -> Held {
     let clock = Clock::manual(UnixTime(1_000_000));
+    let config = storage_config(root, capacity);
     // The threads of a catalog that was dropped let go of the volume a moment later.
-    for _ in 0..1_000 {
-        match Catalog::open(
-            &Config::default(),
-            &storage_config(root, capacity),
-            &disk,
-            clock.clone(),
-            Arc::new(Metrics::new(1)),
-        ) {
-            Ok((catalog, demands)) => return Box_ { catalog, demands },
-            Err(OpenError::Volume(storage::VolumeError::InUse(_))) => std::thread::yield_now(),
+    for _ in 0..2_000 {
+        match Catalog::open(&Config::default(), &config, disk, clock.clone(), Arc::new(Metrics::new(1))) {
+            Ok((catalog, demands)) => return Held { catalog, demands },
+            Err(OpenError::Volume(storage::VolumeError::InUse(_))) => {
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
             Err(err) => panic!("{err}"),
         }
-        std::thread::park_timeout(Duration::from_millis(5));
     }
     panic!("the volume stays in use");
 }
 
-fn key(name: &str) -> AssetKey {
+pub(super) fn key(name: &str) -> AssetKey {
     AssetKey::parse(name, None).expect("valid")
 }
 
-fn meta(length: u64) -> Meta {
+pub(super) fn meta(length: u64) -> Meta {
     Meta {
         length,
         validators: Validators { etag: EntityTag::parse("\"v1\""), ..Validators::default() },
@@ -60,24 +60,47 @@ fn meta(length: u64) -> Meta {
     }
 }
 
-fn content(length: u64) -> Vec<u8> {
+pub(super) fn content(length: u64) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(length).expect("small")];
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     bytes
 }
 
-impl Box_ {
-    fn admit(&self, name: &str, length: u64) -> Arc<Entry> {
+impl Held {
+    /// Ends without a word to the disk, and waits until nobody writes any more.
+    pub(super) fn crash(self) {
+        let volumes: Vec<_> = self.catalog.volumes().map(Arc::downgrade).collect();
+        drop(self);
+        for _ in 0..2_000 {
+            if volumes.iter().all(|volume| volume.strong_count() == 0) {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        panic!("somebody holds on to the volume");
+    }
+
+    pub(super) fn until(&self, what: &str, reached: impl Fn() -> bool) {
+        for _ in 0..2_000 {
+            if reached() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        panic!("{what}: not in time");
+    }
+
+    pub(super) fn admit(&self, name: &str, length: u64) -> Arc<Entry> {
         self.catalog.admit(&key(name), meta(length), Lifetime::immutable(UnixTime(1_000_000))).expect("admitted")
     }
 
-    fn fill(&self, name: &str, length: u64) -> Arc<Entry> {
+    pub(super) fn fill(&self, name: &str, length: u64) -> Arc<Entry> {
         let entry = self.admit(name, length);
         entry.writer(0).write_blocking(&content(length)).expect("written");
         entry
     }
 
-    fn hit(&self, name: &str) -> Option<Arc<Entry>> {
+    pub(super) fn hit(&self, name: &str) -> Option<Arc<Entry>> {
         match self.catalog.lookup(&key(name)) {
             Lookup::Hit(entry) => Some(entry),
             _ => None,
@@ -85,7 +108,7 @@ impl Box_ {
     }
 }
 
-async fn read(entry: &Arc<Entry>, range: ByteRange) -> Vec<u8> {
+pub(super) async fn read(entry: &Arc<Entry>, range: ByteRange) -> Vec<u8> {
     let residency = Residency::new(&storage::Config::default()).expect("engine");
     let lease = entry.lease().await.expect("lease");
     residency.resident(lease.slice(range).expect("there")).await.expect("read").to_vec()
@@ -250,7 +273,7 @@ fn a_failed_volume_loses_what_it_held_and_no_more() {
     let clock = Clock::manual(UnixTime(1_000_000));
     let opened = Catalog::open(&Config::default(), &config, &disk, clock, Arc::new(Metrics::new(1)));
     let (catalog, demands) = opened.expect("open");
-    let held = Box_ { catalog, demands };
+    let held = Held { catalog, demands };
     let names: Vec<String> = (0..40).map(|number| format!("/{number}")).collect();
     let entries: Vec<_> = names.iter().map(|name| held.fill(name, BLOCK)).collect();
     let on_first = entries.iter().filter(|entry| entry.file().volume().index() == 0).count();
