@@ -2,13 +2,14 @@
 //!
 //! worker -> its ring (bounded, no wake-up, no lock) -> writer thread, ten times a second -> file
 //!
-//! A full ring drops the line and counts it: a slow log disk never slows a viewer.
+//! A full ring drops the line and counts it: a slow log disk never slows a viewer. So are lines counted that the disk refuses.
 
 use std::{
     fmt::Write as _,
     fs::File,
     io::{self, Write as _},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -26,6 +27,10 @@ use super::{AccessConfig, AccessFormat};
 
 /// How often the writer looks into the rings.
 const ROUND: Duration = Duration::from_millis(100);
+/// Text gathered for one write, give or take a line.
+const BATCH_BYTES: usize = 256 << 10;
+/// The log names people by their addresses: for its owner and group only.
+const FILE_MODE: u32 = 0o640;
 
 /// What is logged of one response.
 #[derive(Clone, Debug)]
@@ -90,6 +95,17 @@ struct Shared {
     format: AccessFormat,
     reopen: AtomicBool,
     stop: AtomicBool,
+    /// Lines that could not be written.
+    lost: AtomicU64,
+}
+
+/// The file, and how writing to it went so far.
+struct Output {
+    file: File,
+    /// Whether the last write failed; said once, not ten times a second.
+    failing: bool,
+    /// Whether the last write ended within a line.
+    torn: bool,
 }
 
 impl AccessLog {
@@ -107,6 +123,7 @@ impl AccessLog {
             format: config.format,
             reopen: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
         });
         let writer = std::thread::Builder::new().name("oca-access-log".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -120,10 +137,11 @@ impl AccessLog {
         self.shared.as_ref()?.rings.get(worker).cloned()
     }
 
-    /// Lines dropped so far.
+    /// Lines that did not get into the file so far: the writer was behind, or the file could not be written.
     pub fn dropped(&self) -> u64 {
-        let rings = self.shared.as_ref().map_or(&[][..], |shared| &shared.rings);
-        rings.iter().map(|ring| ring.dropped.load(Ordering::Relaxed)).sum()
+        let Some(shared) = &self.shared else { return 0 };
+        let dropped = shared.rings.iter().map(|ring| ring.dropped.load(Ordering::Relaxed)).sum::<u64>();
+        dropped + shared.lost.load(Ordering::Relaxed)
     }
 
     /// Opens the file anew, after somebody has moved it away.
@@ -147,19 +165,26 @@ impl AccessLog {
     }
 }
 
+impl Drop for AccessLog {
+    /// An appliance that does not come up leaves no thread behind.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
-    File::options().create(true).append(true).open(path)
+    File::options().create(true).append(true).mode(FILE_MODE).open(path)
 }
 
 impl Shared {
-    fn write(&self, mut file: File) {
+    fn write(&self, file: File) {
+        let mut output = Output { file, failing: false, torn: false };
         let mut text = String::new();
-        let mut failing = false;
         loop {
             let stopping = self.stop.load(Ordering::Acquire);
             if self.reopen.swap(false, Ordering::AcqRel) {
                 match open(&self.path) {
-                    Ok(opened) => file = opened,
+                    Ok(file) => output = Output { file, failing: false, torn: false },
                     Err(err) => {
                         tracing::error!(error = %err, "access log cannot be reopened; the old file is written on");
                     }
@@ -170,21 +195,61 @@ impl Shared {
                 for _ in 0..ring.lines.capacity() {
                     let Some(record) = ring.lines.pop() else { break };
                     write_line(&mut text, &record, self.format);
+                    if text.len() >= BATCH_BYTES {
+                        self.put_out(&mut output, &mut text);
+                    }
                 }
             }
-            let written = file.write_all(text.as_bytes());
-            if let Err(err) = &written
-                && !failing
-            {
-                tracing::error!(error = %err, "access log cannot be written; lines are lost until it can");
-            }
-            failing = written.is_err();
-            text.clear();
+            self.put_out(&mut output, &mut text);
             if stopping {
                 return;
             }
             std::thread::park_timeout(ROUND);
         }
+    }
+
+    /// Writes `text`, whole lines, and empties it; what cannot be written is lost and counted.
+    fn put_out(&self, output: &mut Output, text: &mut String) {
+        let (unwritten, result) = output.write(text.as_bytes());
+        if let Err(err) = &result {
+            // What remains ends with a line's end, so each of its line ends is a line that was not written whole.
+            let lost = unwritten.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.lost.fetch_add(lost, Ordering::Relaxed);
+            if !output.failing {
+                tracing::error!(error = %err, "access log cannot be written; lines are lost until it can");
+            }
+        }
+        output.failing = result.is_err();
+        text.clear();
+    }
+}
+
+impl Output {
+    /// Writes as much as the file takes; gives back what it did not.
+    fn write<'t>(&mut self, text: &'t [u8]) -> (&'t [u8], io::Result<()>) {
+        if text.is_empty() {
+            return (text, Ok(()));
+        }
+        if self.torn {
+            // The rest of a torn line is gone; the next one begins on a line of its own.
+            if let Err(err) = self.file.write_all(b"\n") {
+                return (text, Err(err));
+            }
+            self.torn = false;
+        }
+        let mut rest = text;
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(0) => return (rest, Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => {
+                    self.torn = rest[count - 1] != b'\n';
+                    rest = &rest[count..];
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return (rest, Err(err)),
+            }
+        }
+        (rest, Ok(()))
     }
 }
 
@@ -331,13 +396,97 @@ mod tests {
     #[test]
     fn a_moved_file_is_opened_anew() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let path = dir.path().join("access.log");
+        let (path, moved) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
         let config = AccessConfig { path: Some(path.clone()), format: AccessFormat::Json, queue_max: 4 };
         let log = AccessLog::start(&config, 1).expect("started");
-        std::fs::rename(&path, dir.path().join("access.log.1")).expect("moved");
+        std::fs::rename(&path, &moved).expect("moved");
         log.reopen();
         log.ring(0).expect("a ring").push(record("/after"));
         log.close();
         assert!(std::fs::read_to_string(path).expect("written").contains("/after"));
+        assert_eq!(std::fs::read_to_string(moved).expect("kept"), "");
+    }
+
+    #[test]
+    fn a_log_that_was_asked_for_and_cannot_be_opened_is_said_at_once() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let config = AccessConfig {
+            path: Some(dir.path().join("no-such-folder/access.log")),
+            format: AccessFormat::Json,
+            queue_max: 4,
+        };
+        assert_eq!(AccessLog::start(&config, 1).expect_err("no folder").kind(), io::ErrorKind::NotFound);
+        let config = AccessConfig { path: None, ..config };
+        let log = AccessLog::start(&config, 1).expect("nothing to open");
+        assert!(log.ring(0).is_none());
+        assert_eq!(log.dropped(), 0);
+    }
+
+    #[test]
+    fn lines_that_the_disk_refuses_are_counted() {
+        // Every write to it fails with ENOSPC.
+        let config = AccessConfig { path: Some("/dev/full".into()), format: AccessFormat::Json, queue_max: 8 };
+        let log = AccessLog::start(&config, 2).expect("started");
+        for worker in [0, 1, 1] {
+            log.ring(worker).expect("a ring").push(record("/a"));
+        }
+        log.close();
+        assert_eq!(log.dropped(), 3);
+    }
+
+    #[test]
+    fn a_torn_line_spoils_no_other() {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let size = rustix::pipe::fcntl_setpipe_size(&writer, 4096).expect("a small pipe");
+        rustix::io::ioctl_fionbio(&writer, true).expect("writes do not wait");
+        let mut output = Output { file: File::from(std::os::fd::OwnedFd::from(writer)), failing: false, torn: false };
+        let line = "x".repeat(size - 50) + "\n";
+        let text = [line.as_str(), line.as_str(), "last\n"].concat();
+        let (unwritten, result) = output.write(text.as_bytes());
+        assert_eq!(result.expect_err("the pipe is full").kind(), io::ErrorKind::WouldBlock);
+        assert!(output.torn, "the second line began");
+        assert_eq!(unwritten.iter().filter(|byte| **byte == b'\n').count(), 2, "it and the third are lost");
+
+        let mut first = vec![0; size];
+        let mut reader = io::BufReader::new(reader);
+        io::Read::read_exact(&mut reader, &mut first).expect("what fitted");
+        assert!(output.write(b"next\n").1.is_ok());
+        drop(output);
+        let mut rest = String::new();
+        io::Read::read_to_string(&mut reader, &mut rest).expect("text");
+        assert_eq!(rest, "\nnext\n");
+    }
+
+    #[test]
+    fn every_line_is_written_once_however_many_come() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("access.log");
+        let config = AccessConfig { path: Some(path.clone()), format: AccessFormat::Combined, queue_max: 100_000 };
+        let log = AccessLog::start(&config, 4).expect("started");
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let ring = log.ring(worker).expect("a ring");
+                scope.spawn(move || (0..5_000).for_each(|n| ring.push(record(&format!("/{worker}/{n}")))));
+            }
+        });
+        log.close();
+        let text = std::fs::read_to_string(path).expect("written");
+        for worker in 0..4 {
+            let prefix = format!("\"GET /{worker}/");
+            let numbers =
+                text.lines().filter_map(|line| line.split_once(&prefix)?.1.split(' ').next()?.parse::<u32>().ok());
+            assert!(numbers.eq(0..5_000), "worker {worker}: each once, in order");
+        }
+        assert_eq!(text.lines().count(), 20_000);
+    }
+
+    #[test]
+    fn only_owner_and_group_may_read_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("access.log");
+        drop(open(&path).expect("made"));
+        let mode = std::fs::metadata(path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o7, 0, "{mode:o}");
     }
 }
