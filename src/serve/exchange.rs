@@ -26,7 +26,8 @@ use crate::telemetry::{
 pub(super) struct Exchange {
     connection: Rc<Connection>,
     begun: Instant,
-    status: StatusCode,
+    /// Of the response, once its head is made.
+    status: Option<StatusCode>,
     outcome: CacheOutcome,
     first_byte: Duration,
     bytes: u64,
@@ -46,6 +47,8 @@ struct Logged {
     referer: Option<Box<str>>,
 }
 
+/// In the access log in place of a status, where the client left before the response had one; nginx' word for it.
+const CLIENT_LEFT: u16 = 499;
 /// Longest target, range, user agent or referer in the log, in bytes.
 const LOGGED_MAX: usize = 512;
 
@@ -70,7 +73,7 @@ impl Exchange {
         Self {
             connection,
             begun: Instant::now(),
-            status: StatusCode::INTERNAL_SERVER_ERROR,
+            status: None,
             outcome: CacheOutcome::None,
             first_byte: Duration::ZERO,
             bytes: 0,
@@ -80,7 +83,7 @@ impl Exchange {
 
     /// The response's head is made.
     pub(super) fn head(&mut self, status: StatusCode, outcome: CacheOutcome) {
-        self.status = status;
+        self.status = Some(status);
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
@@ -99,7 +102,7 @@ impl Exchange {
 }
 
 fn cut(text: &str) -> Box<str> {
-    text.get(..LOGGED_MAX.min(text.len())).unwrap_or("").into()
+    text[..text.floor_char_boundary(LOGGED_MAX)].into()
 }
 
 fn field(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
@@ -109,6 +112,14 @@ fn field(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.connection.begin(Doing::Idle);
+        let status = match self.status {
+            Some(status) => status.as_u16(),
+            None if std::thread::panicking() => StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
+            None => {
+                self.connection.metrics.abandoned();
+                CLIENT_LEFT
+            }
+        };
         let Some(log) = self.log.take() else { return };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -118,7 +129,7 @@ impl Drop for Exchange {
             method: log.method,
             target: log.target,
             protocol: if log.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
-            status: self.status.as_u16(),
+            status,
             bytes: self.bytes,
             duration_us: micros(self.begun.elapsed()),
             first_byte_us: micros(self.first_byte),

@@ -149,6 +149,7 @@ pub struct WorkerMetrics {
     pub(super) closed: [Cell; CloseReason::ALL.len()],
     pub(super) panics: Cell,
     pub(super) cuts: Cell,
+    pub(super) abandoned: Cell,
     pub(super) accept_failures: Cell,
     pub(super) connection_errors: Cell,
     pub(super) major_faults: AtomicU64,
@@ -202,6 +203,11 @@ impl WorkerMetrics {
     /// A response broke off.
     pub fn cut(&self) {
         self.cuts.add(1);
+    }
+
+    /// A client left before its response had begun.
+    pub fn abandoned(&self) {
+        self.abandoned.add(1);
     }
 
     /// The system had no descriptor for a connection.
