@@ -22,14 +22,29 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 
 use crate::net::listener;
 
-/// Longest wait for the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest an answer may take to be read; then its connection is closed.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long clients may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Longest wait for the head of a request, and between two of a connection.
+    head: Duration,
+    /// After this a connection takes no further request.
+    connection: Duration,
+    /// Longest that its last answer may then take to be read.
+    last_answer: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    head: Duration::from_secs(10),
+    connection: Duration::from_secs(60),
+    last_answer: Duration::from_secs(10),
+};
 /// Rest after the system has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -67,6 +82,15 @@ pub async fn serve(
     subject: Arc<dyn Subject>,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
+    serve_with(PATIENCE, listener, (config, subject), stop).await
+}
+
+async fn serve_with(
+    patience: Patience,
+    listener: StdListener,
+    (config, subject): (&Config, Arc<dyn Subject>),
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let slots = Arc::new(Semaphore::new(config.connections_max.max(1)));
     let routes = routes(subject);
@@ -89,17 +113,31 @@ pub async fn serve(
                 continue;
             }
         };
-        let service = TowerToHyperService::new(routes.clone());
+        let routes = routes.clone();
         tokio::spawn(async move {
-            let mut builder = http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_headers(64).max_buf_size(16 << 10);
-            let served =
-                tokio::time::timeout(CONNECTION_TIMEOUT, builder.serve_connection(TokioIo::new(stream), service)).await;
-            if let Ok(Err(err)) = served {
-                tracing::debug!(error = %err, "operator's connection ended");
-            }
+            serve_connection(stream, routes, patience).await;
             drop(slot);
         });
+    }
+}
+
+async fn serve_connection(stream: TcpStream, routes: Router, patience: Patience) {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(patience.head).max_headers(64).max_buf_size(16 << 10);
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
+    let mut serving = std::pin::pin!(serving);
+    let served = match tokio::time::timeout(patience.connection, serving.as_mut()).await {
+        Ok(served) => Ok(served),
+        Err(_) => {
+            // A monitor that keeps its connection loses it between two answers, not in the middle of one.
+            serving.as_mut().graceful_shutdown();
+            tokio::time::timeout(patience.last_answer, serving).await
+        }
+    };
+    match served {
+        Ok(Ok(())) => {}
+        Ok(Err(err)) => tracing::debug!(error = %err, "operator's connection ended"),
+        Err(_) => tracing::debug!("operator's connection was cut: its answer was not read"),
     }
 }
 
@@ -135,65 +173,4 @@ async fn metrics(State(subject): Shared) -> impl IntoResponse {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-
-    struct Fake(Result<(), Vec<String>>);
-
-    impl Subject for Fake {
-        fn ready(&self) -> Result<(), Vec<String>> {
-            self.0.clone()
-        }
-
-        fn status(&self) -> Value {
-            json!({ "phase": "serving" })
-        }
-
-        fn metrics(&self) -> String {
-            "oca_uptime_seconds 1\n".into()
-        }
-    }
-
-    async fn ask(subject: Fake, request: &str) -> String {
-        let config = Config { listen: ([127, 0, 0, 1], 0).into(), ..Config::default() };
-        let listener = bind(&config).expect("bound");
-        let address = listener.local_addr().expect("bound");
-        let serving =
-            tokio::spawn(async move { serve(listener, &config, Arc::new(subject), std::future::pending()).await });
-        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
-        stream.write_all(request.as_bytes()).await.expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("read");
-        serving.abort();
-        answer
-    }
-
-    fn get(path: &str) -> String {
-        format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    }
-
-    #[tokio::test]
-    async fn what_operators_ask_is_answered() {
-        assert!(ask(Fake(Ok(())), &get("/live")).await.starts_with("HTTP/1.1 200 "));
-        assert!(ask(Fake(Ok(())), &get("/ready")).await.starts_with("HTTP/1.1 200 "));
-        assert!(ask(Fake(Ok(())), &get("/status")).await.contains("\"serving\""));
-        assert!(ask(Fake(Ok(())), &get("/metrics")).await.contains("version=0.0.4"));
-        assert!(ask(Fake(Ok(())), &get("/etc/passwd")).await.starts_with("HTTP/1.1 404 "));
-    }
-
-    #[tokio::test]
-    async fn what_is_not_ready_says_why() {
-        let answer = ask(Fake(Err(vec!["no volume is in use".into()])), &get("/ready")).await;
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("no volume is in use"), "{answer}");
-    }
-
-    #[tokio::test]
-    async fn other_methods_are_refused() {
-        let answer =
-            ask(Fake(Ok(())), "POST /status HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                .await;
-        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
-    }
-}
+mod tests;
