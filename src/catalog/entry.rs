@@ -449,9 +449,9 @@ impl Lease {
         &self.mapping
     }
 
-    /// A part of the asset, which may be cold. Ask only for what [`Entry::available`] has said is there.
+    /// A part of the asset, which may be cold. Ask only for what [`Entry::available`] has said is there. What it said once stays
+    /// true of the bytes, though the block may be given up when its source breaks off: whoever fetches it again writes the same.
     pub fn slice(&self, range: ByteRange) -> Option<ColdSlice> {
-        debug_assert!(self.entry.available(range.start()) > 0, "a part is asked for that is not there");
         ColdSlice::new(Arc::clone(&self.mapping), range)
     }
 
