@@ -30,9 +30,11 @@ impl Attempts {
         let now = Instant::now();
         let mut candidates: Vec<_> =
             sources.iter().filter(|source| !source.set_aside.is_set_aside(now)).map(Arc::clone).collect();
+        let mut left = config.attempts_max.max(1);
         if candidates.is_empty() {
             // Nothing better to do than to ask one that was failing; once.
             candidates.extend(sources.first().map(Arc::clone));
+            left = 1;
         }
         let rests = ExponentialBuilder::default()
             .with_min_delay(config.retry_delay)
@@ -40,7 +42,7 @@ impl Attempts {
             .with_max_times(usize::try_from(config.attempts_max).unwrap_or(usize::MAX))
             .with_jitter()
             .build();
-        Self { candidates, next: 0, left: config.attempts_max.max(1), rests, answers: Vec::new(), last_fault: None }
+        Self { candidates, next: 0, left, rests, answers: Vec::new(), last_fault: None }
     }
 
     /// The next source to ask, after a rest where that is due; `None` when there is no point any more.

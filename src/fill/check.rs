@@ -29,6 +29,7 @@ pub(super) enum Reply {
 /// Judges a head.
 pub(super) fn check(head: &Head, ask: &Ask<'_>) -> Result<Reply, SourceFault> {
     match head.status {
+        200 if head.ends_with_connection => Err(SourceFault::Endless),
         200 => Ok(Reply::Whole(head.content_length)),
         206 => check_part(head, ask),
         304 if ask.unless.is_some() => Ok(Reply::NotModified),
@@ -63,10 +64,13 @@ pub(super) fn is_same_version(head: &Head, total: Option<u64>, meta: &Meta) -> b
     if total.is_some_and(|total| total != meta.length) || head.content_encoding != meta.content_encoding {
         return false;
     }
+    let same_date = ours.last_modified.is_some() && ours.last_modified == theirs.last_modified;
     match (&ours.etag, &theirs.etag) {
         (Some(ours), Some(theirs)) => ours == theirs,
         (None, Some(_)) => false,
-        (Some(_), None) | (None, None) => ours.last_modified.is_some() && ours.last_modified == theirs.last_modified,
+        // In place of a tag, a date counts only if no two versions can share it.
+        (Some(_), None) => same_date && ours.last_modified_is_strong && theirs.last_modified_is_strong,
+        (None, None) => same_date,
     }
 }
 
@@ -113,6 +117,8 @@ mod tests {
     fn statuses_mean_what_they_mean() {
         let reply = |status| check(&Head { status, content_length: Some(5), ..Head::default() }, &asked(0, 1));
         assert_eq!(reply(200), Ok(Reply::Whole(Some(5))));
+        let endless = Head { status: 200, ends_with_connection: true, ..Head::default() };
+        assert_eq!(check(&endless, &asked(0, 1)), Err(SourceFault::Endless));
         assert_eq!(reply(404), Ok(Reply::Absent(Refusal::NotFound)));
         assert_eq!(reply(410), Ok(Reply::Absent(Refusal::Gone)));
         assert_eq!(reply(403), Ok(Reply::Absent(Refusal::Forbidden)));

@@ -9,7 +9,7 @@ use super::{
     Context,
     attempts::Attempts,
     check::Reply,
-    fetch::{BrokeOff, Claim, take},
+    fetch::{BrokeOff, Claim, Wanted, take},
     freshness::{Storing, storing},
     source::{Answer, Ask, AskRange, Head, SourceFault},
 };
@@ -112,8 +112,8 @@ impl Context {
         };
         let combining = answer.head.validators.allow_combining();
         match reply {
-            Reply::Part { part, total } if combining => {
-                self.admit(key, (source, answer), (part, total, true), lifetime)
+            Reply::Part { part, total } if combining || part.len() == total => {
+                self.admit(key, (source, answer), (part, total, combining), lifetime)
             }
             // Parts of a version that cannot be told from the next one do not fit together: the whole, at once.
             Reply::Part { total, .. } if total <= self.config.whole_asset_max.0 => Step::Again(AskRange::Whole),
@@ -168,37 +168,41 @@ impl Context {
 
     /// Writes what the first answer carries; where it breaks off, the rest is fetched as any missing blocks are.
     pub(super) async fn write_carried(&self, entry: &Arc<Entry>, mut carried: Box<Carried>) {
-        let first = entry.block_size().block_of(carried.part.start());
-        let mut writer = entry.writer(first);
-        let taken = take(&mut carried.answer.body, &mut writer, 0, carried.part.len()).await;
-        let refusal = match taken {
+        let (size, part) = (entry.block_size(), carried.part);
+        let last = carried.claim.runs.last().map_or(0, |run| run.end);
+        let mut writer = entry.writer(size.block_of(part.start()));
+        // What comes of a further block, of which the end is missing, is nobody's.
+        let end = size.start_of(last).clamp(part.start(), part.end());
+        let wanted = Wanted { skip: 0, count: end - part.start(), then_ends: end == part.end() };
+        let taken = take(&mut carried.answer.body, &mut writer, wanted).await;
+        let filled = match taken {
             Ok(()) => {
                 Attempts::succeeded(&carried.source);
-                // Nothing is left of it but for blocks that were only partly carried.
-                None
+                Ok(())
             }
-            Err(BrokeOff::Writing(err)) => Some(self.cannot_write(entry, &err)),
+            Err(BrokeOff::Writing(err)) => Err(self.cannot_write(entry, &err)),
             Err(BrokeOff::Source(fault)) => {
                 let changed = fault == SourceFault::Changed;
                 Attempts::new(&self.sources, &self.config).failed(&carried.source, entry.key(), fault);
                 // A version without a strong validator comes whole or not at all.
-                let hopeless = changed || !entry.meta().validators.allow_combining();
-                hopeless.then(|| self.changed(entry))
+                if changed || !entry.meta().validators.allow_combining() {
+                    Err(self.changed(entry))
+                } else if entry.meta().ranged {
+                    self.fetch_rest(entry, &mut writer, last).await
+                } else {
+                    // From the start, and all of it: also of what this answer had not claimed.
+                    drop(writer);
+                    carried.claim.done();
+                    return self.fetch_blocks(entry, 0..size.count(entry.meta().length)).await;
+                }
             }
         };
-        let position = writer.position();
+        // It hands back a block that it leaves unfinished; then the claim can give it up.
         drop(writer);
-        if let Some(why) = refusal {
-            return carried.claim.give_up(why);
+        match filled {
+            Ok(()) => carried.claim.done(),
+            Err(refusal) => carried.claim.give_up(refusal),
         }
-        let reached = u32::try_from(position / entry.block_size().bytes()).unwrap_or(u32::MAX);
-        let whole = position >= entry.meta().length;
-        for run in
-            carried.claim.runs.iter().map(|run| run.start.max(reached)..run.end).filter(|run| !whole && !run.is_empty())
-        {
-            self.fetch_blocks(entry, run).await;
-        }
-        carried.claim.done();
     }
 }
 

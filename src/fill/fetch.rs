@@ -95,16 +95,24 @@ impl Context {
 
     /// Fetches one run by one request, or by as many as it takes.
     async fn fetch_run(&self, entry: &Arc<Entry>, run: Range<u32>) -> Result<(), Refusal> {
-        let (size, length) = (entry.block_size(), entry.meta().length);
-        let end = (size.start_of(run.end)).min(length);
-        let mut writer = entry.writer(run.start);
+        self.fetch_rest(entry, &mut entry.writer(run.start), run.end).await
+    }
+
+    /// Fetches from where `writer` stands to the start of block `end`.
+    pub(super) async fn fetch_rest(
+        &self,
+        entry: &Arc<Entry>,
+        writer: &mut AssetWriter,
+        end: u32,
+    ) -> Result<(), Refusal> {
+        let end = entry.block_size().start_of(end).min(entry.meta().length);
         let mut attempts = Attempts::new(&self.sources, &self.config);
         while let Some(source) = attempts.next().await {
             let Some(rest) = ByteRange::new(writer.position(), end) else { break };
             let range = AskRange::Part { start: rest.start(), end: Some(rest.end()) };
             let ask = Ask { range, if_range: Some(&entry.meta().validators), unless: None };
             let Some((answer, reply)) = attempts.ask(&source, entry.key(), &ask).await else { continue };
-            let taken = self.take_part(entry, &mut writer, (answer, reply), rest).await;
+            let taken = self.take_part(entry, writer, (answer, reply), rest).await;
             match taken {
                 Ok(()) => {
                     Attempts::succeeded(&source);
@@ -143,7 +151,8 @@ impl Context {
                 if !is_same_version(&answer.head, Some(total), entry.meta()) {
                     return Err(SourceFault::Changed.into());
                 }
-                take(&mut answer.body, writer, 0, part.len()).await
+                let wanted = Wanted { skip: 0, count: part.len(), then_ends: true };
+                take(&mut answer.body, writer, wanted).await
             }
             // The version is another one, or the source has ceased to serve ranges.
             Reply::Whole(length) => {
@@ -153,7 +162,9 @@ impl Context {
                 if rest.end() > self.config.whole_asset_max.0 {
                     return Err(SourceFault::TooLong.into());
                 }
-                take(&mut answer.body, writer, rest.start(), rest.len()).await
+                let then_ends = length == Some(rest.end());
+                let wanted = Wanted { skip: rest.start(), count: rest.len(), then_ends };
+                take(&mut answer.body, writer, wanted).await
             }
             Reply::Unsatisfiable(_) => Err(SourceFault::Changed.into()),
             Reply::NotModified | Reply::Absent(_) => Err(SourceFault::WrongRange.into()),
@@ -171,6 +182,8 @@ impl Context {
             return Err(self.changed(entry));
         }
         let length = entry.meta().length;
+        // The writer begins at the start and leaves out nothing that is missing.
+        let claim = Claim::new(entry, entry.claim(0..entry.block_size().count(length)));
         let mut attempts = Attempts::new(&self.sources, &self.config);
         while let Some(source) = attempts.next().await {
             let Some((mut answer, reply)) = attempts.ask(&source, entry.key(), &Ask::of(AskRange::Whole)).await else {
@@ -178,13 +191,15 @@ impl Context {
             };
             let taken = match reply {
                 Reply::Whole(total) if total.is_some() && is_same_version(&answer.head, total, entry.meta()) => {
-                    take(&mut answer.body, &mut entry.writer(0), 0, length).await
+                    let wanted = Wanted { skip: 0, count: length, then_ends: true };
+                    take(&mut answer.body, &mut entry.writer(0), wanted).await
                 }
                 _ => Err(SourceFault::Changed.into()),
             };
             match taken {
                 Ok(()) => {
                     Attempts::succeeded(&source);
+                    claim.done();
                     return Ok(());
                 }
                 Err(BrokeOff::Source(SourceFault::Changed)) => return Err(self.changed(entry)),
@@ -213,38 +228,42 @@ impl Context {
     }
 }
 
-/// Passes over `skip` bytes of a body, writes the next `count`, and counts: fewer or more than announced is a fault.
-pub(super) async fn take(
-    body: &mut SourceBody,
-    writer: &mut AssetWriter,
-    mut skip: u64,
-    mut count: u64,
-) -> Result<(), BrokeOff> {
-    let partly = skip > 0;
+/// What is wanted of a body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Bytes to pass over.
+    pub(super) skip: u64,
+    /// Bytes to write after these.
+    pub(super) count: u64,
+    /// Whether the body has to end there.
+    pub(super) then_ends: bool,
+}
+
+/// Writes what is wanted of a body, and counts: fewer or more than announced is a fault.
+pub(super) async fn take(body: &mut SourceBody, writer: &mut AssetWriter, wanted: Wanted) -> Result<(), BrokeOff> {
+    let Wanted { mut skip, mut count, then_ends } = wanted;
     while count > 0 {
         let mut pieces = body.gather().await?;
         if pieces.is_empty() {
             return Err(SourceFault::Short.into());
         }
+        let mut long = false;
         for piece in &mut pieces {
             let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
             drop(piece.split_to(passed));
             skip -= passed as u64;
-        }
-        pieces.retain(|piece| !piece.is_empty());
-        let mut long = false;
-        for piece in &mut pieces {
-            let wanted = usize::try_from(count).unwrap_or(usize::MAX);
-            long |= piece.len() > wanted;
-            piece.truncate(wanted);
+            let room = usize::try_from(count).unwrap_or(usize::MAX);
+            long |= piece.len() > room;
+            piece.truncate(room);
             count -= piece.len() as u64;
         }
+        // The last bytes are not believed before the end is seen, where nothing has said where it is.
+        if count == 0 && then_ends && (long || (!body.length_is_said && body.next().await?.is_some())) {
+            return Err(SourceFault::Long.into());
+        }
+        pieces.retain(|piece| !piece.is_empty());
         if !pieces.is_empty() {
             writer.write_pieces(pieces).await?;
-        }
-        // The rest of a whole body is not wanted; the rest of a part should not be.
-        if long && !partly {
-            return Err(SourceFault::Long.into());
         }
     }
     Ok(())

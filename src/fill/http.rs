@@ -3,10 +3,11 @@
 use std::time::SystemTime;
 
 use reqwest::{
-    Client, Method, Response,
+    Client, Method, Response, Version,
     header::{
         AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES,
-        HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, PRAGMA, RANGE, VARY,
+        HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, PRAGMA, RANGE,
+        TRANSFER_ENCODING, VARY,
     },
 };
 use url::Url;
@@ -68,7 +69,12 @@ impl Http {
         if matches!(status, 404 | 410) && response.url().path() != address.path() {
             return Err(SourceFault::Redirect);
         }
-        Ok((head(status, response.headers()), response))
+        let mut head = head(status, response.headers());
+        // RFC 9112, 6.3: such a body ends when the connection does, for whatever reason.
+        head.ends_with_connection = response.version() < Version::HTTP_2
+            && head.content_length.is_none()
+            && !response.headers().contains_key(TRANSFER_ENCODING);
+        Ok((head, response))
     }
 
     /// The asset's address: below the base, whatever the key looks like. Joining would let a key that looks like an address
@@ -103,9 +109,9 @@ fn date(headers: &HeaderMap, name: &HeaderName) -> Option<UnixTime> {
 }
 
 fn head(status: u16, headers: &HeaderMap) -> Head {
+    let (modified, sent) = (date(headers, &LAST_MODIFIED), date(headers, &DATE));
     // RFC 9110, 6.6.1: a response without a date is as of when it came.
-    let (modified, now) =
-        (date(headers, &LAST_MODIFIED), date(headers, &DATE).or_else(|| Some(SystemTime::now().into())));
+    let as_of = sent.unwrap_or_else(|| SystemTime::now().into());
     let control: Vec<&str> = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok()).collect();
     let control = control.join(", ");
     let varies = headers
@@ -115,12 +121,13 @@ fn head(status: u16, headers: &HeaderMap) -> Head {
         .any(|value| value.split(',').any(|v| v.trim() == "*"));
     Head {
         status,
+        ends_with_connection: false,
         content_length: text(headers, &CONTENT_LENGTH).and_then(|value| value.parse().ok()),
         content_range: text(headers, &CONTENT_RANGE).and_then(parse_content_range),
         validators: Validators {
             etag: text(headers, &ETAG).and_then(EntityTag::parse),
             last_modified: modified,
-            last_modified_is_strong: modified.zip(now).is_some_and(|(modified, now)| now.since(modified) >= 1),
+            last_modified_is_strong: modified.is_some_and(|modified| as_of.since(modified) >= 1),
         },
         content_type: text(headers, &CONTENT_TYPE).map(Into::into),
         content_encoding: text(headers, &CONTENT_ENCODING)
@@ -132,7 +139,7 @@ fn head(status: u16, headers: &HeaderMap) -> Head {
                 None => Expires::Unsaid,
                 Some(_) => date(headers, &EXPIRES).map_or(Expires::Invalid, Expires::At),
             },
-            date: now,
+            date: sent,
             age_seconds: text(headers, &AGE).and_then(|value| value.parse().ok()).unwrap_or(0),
             pragma_no_cache: text(headers, &PRAGMA)
                 .is_some_and(|value| value.to_ascii_lowercase().contains("no-cache")),

@@ -60,6 +60,8 @@ pub(super) struct Head {
     pub(super) content_type: Option<Box<str>>,
     pub(super) content_encoding: Option<Box<str>>,
     pub(super) caching: Caching,
+    /// Nothing but the end of the connection ends the body: whole and cut look the same.
+    pub(super) ends_with_connection: bool,
 }
 
 /// `Content-Range` (RFC 9110, 14.4).
@@ -114,6 +116,8 @@ pub(super) enum SourceFault {
     Status(u16),
     #[error("a redirect that leaves the source")]
     Redirect,
+    #[error("a body whose end cannot be told from a cut")]
+    Endless,
     #[error("not the range that was asked for")]
     WrongRange,
     #[error("the asset changed")]
@@ -137,6 +141,7 @@ impl SourceFault {
             Self::Long => "long",
             Self::Status(_) => "status",
             Self::Redirect => "redirect",
+            Self::Endless => "endless",
             Self::WrongRange => "wrong_range",
             Self::Changed => "changed",
             Self::TooLong => "too_long",
@@ -184,6 +189,8 @@ pub(super) struct SourceBody {
     kind: BodyKind,
     stall_timeout: Duration,
     metrics: Arc<SourceMetrics>,
+    /// The head says how long it is: then HTTP itself sees to it that it is no longer.
+    pub(super) length_is_said: bool,
     /// The request counts as one of the source's for as long as its body is read.
     _slot: OwnedSemaphorePermit,
 }
@@ -231,6 +238,7 @@ impl Source {
             kind,
             stall_timeout: self.config.stall_timeout,
             metrics: Arc::clone(&self.metrics),
+            length_is_said: head.content_length.is_some(),
             _slot: slot,
         };
         Ok(Answer { head, body })
