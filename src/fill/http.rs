@@ -13,7 +13,9 @@ use reqwest::{
 use url::Url;
 
 use super::{
-    SourceConfig,
+    Freshness, SourceConfig,
+    check::{Reply, check},
+    freshness::{Storing, storing},
     source::{Ask, AskRange, Caching, ContentRange, Expires, Head, SourceFault},
 };
 use crate::{
@@ -145,6 +147,19 @@ fn head(status: u16, headers: &HeaderMap) -> Head {
                 .is_some_and(|value| value.to_ascii_lowercase().contains("no-cache")),
             varies_by_all: varies,
         },
+    }
+}
+
+/// Judges a head that may say anything, as the answer to a question for `asked`: the part that would be taken. For fuzzing, so
+/// that it goes through every parser of what sources send.
+pub fn judge_untrusted(status: u16, headers: &HeaderMap, asked: std::ops::Range<u64>) -> Option<ByteRange> {
+    let head = head(status, headers);
+    let ask = Ask::of(AskRange::Part { start: asked.start, end: Some(asked.end) });
+    let media_type = head.content_type.as_deref().unwrap_or_default();
+    let stored = storing(&head.caching, media_type, UnixTime(1_000_000), &Freshness::default());
+    match (stored, check(&head, &ask)) {
+        (Storing::Store(_), Ok(Reply::Part { part, .. })) => Some(part),
+        _ => None,
     }
 }
 

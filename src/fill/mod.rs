@@ -23,6 +23,8 @@ mod tests;
 use std::sync::Arc;
 
 pub use config::{Config, Freshness, SourceConfig, SourceKind, SourceLocation};
+#[doc(hidden)]
+pub use http::judge_untrusted;
 use tokio::{
     sync::{Mutex, Semaphore},
     task::JoinHandle,
