@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
+    task::Waker,
 };
 
 use crate::{
@@ -23,6 +24,8 @@ pub(super) enum Doing {
     Head,
     /// Between two requests.
     Idle,
+    /// A source is waited for.
+    Waiting,
     /// A response is made or sent.
     Responding,
 }
@@ -42,6 +45,8 @@ pub(super) struct Connection {
     outgoing: RefCell<VecDeque<Outgoing>>,
     pub(super) closing: Cell<Option<CloseReason>>,
     pub(super) pace: Cell<Pace>,
+    /// Whom to tell that a response has gone, where the client has sent its last word before that.
+    last_word: RefCell<Option<Waker>>,
 }
 
 /// How the client has been taking what it is sent, as the sweeper saw it.
@@ -80,6 +85,7 @@ impl Connection {
             outgoing: RefCell::default(),
             closing: Cell::new(None),
             pace: Cell::default(),
+            last_word: RefCell::default(),
         })
     }
 
@@ -99,6 +105,30 @@ impl Connection {
     pub(super) fn begin(&self, doing: Doing) {
         self.doing.set(doing);
         self.since_millis.set(self.now());
+        self.tell_last_word();
+    }
+
+    /// Whether a response, or the rest of one, is about to go out.
+    pub(super) fn is_responding(&self) -> bool {
+        self.doing.get() == Doing::Responding || self.blocked.get()
+    }
+
+    /// Whether nothing is under way: no request has begun, and the kernel has every byte of the last response.
+    pub(super) fn is_idle(&self) -> bool {
+        self.doing.get() == Doing::Idle && !self.blocked.get()
+    }
+
+    /// The client sends nothing more, and may still be listening: `waker` hears when the response has gone.
+    pub(super) fn hold_last_word(&self, waker: &Waker) {
+        *self.last_word.borrow_mut() = Some(waker.clone());
+    }
+
+    fn tell_last_word(&self) {
+        if !self.is_responding()
+            && let Some(waker) = self.last_word.take()
+        {
+            waker.wake();
+        }
     }
 
     /// Bytes came in: between requests, they are the first of a head. Later ones do not refresh its deadline.
@@ -144,6 +174,7 @@ impl Connection {
     pub(super) fn advanced<'b>(&self, count: usize, buffers: impl Iterator<Item = &'b [u8]>) {
         self.blocked.set(false);
         self.sent.set(self.sent.get() + count as u64);
+        self.tell_last_word();
         let mut outgoing = self.outgoing.borrow_mut();
         if outgoing.is_empty() {
             return;

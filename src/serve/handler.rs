@@ -1,6 +1,6 @@
 //! From a request to a response: what the catalog knows decides, what it lacks is demanded, what comes is sent.
 
-use std::{cell::Cell, collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header::IF_RANGE};
@@ -11,7 +11,7 @@ use super::{
     Config,
     body::{Body, Piece, Reader},
     conditions::{self, Precondition},
-    connection::Connection,
+    connection::{Connection, Doing},
     exchange::Exchange,
     ranges::{RangeOutcome, RangeSet},
     request::{self, AssetRequest, Checked, Verb},
@@ -99,10 +99,9 @@ impl Handler {
     }
 
     async fn answer(&self, asked: &AssetRequest, headers: &HeaderMap, connection: &Rc<Connection>) -> Answer {
-        let patience = self.config.miss_timeout;
         let mut outcome = CacheOutcome::Miss;
         for _ in 0..LOOKUPS_MAX {
-            let found = match self.find(asked, patience).await {
+            let found = match self.find(asked, connection).await {
                 Ok(found) => found,
                 Err((Refusal::Withdrawn, _)) => continue,
                 Err((refusal, outcome)) => return text(self.templates.refused(refusal, outcome, headers), outcome),
@@ -112,7 +111,7 @@ impl Handler {
                     outcome = how;
                     self.answer_from(&entry, how, asked, (headers, connection)).await
                 }
-                Found::PassThrough => self.pass_through(asked, headers).await,
+                Found::PassThrough => self.pass_through(asked, headers, connection).await,
             };
             match answered {
                 Ok(answer) => return answer,
@@ -124,30 +123,35 @@ impl Handler {
         text(self.templates.refused(Refusal::Busy, outcome, headers), outcome)
     }
 
-    async fn find(&self, asked: &AssetRequest, patience: Duration) -> Result<Found, (Refusal, CacheOutcome)> {
+    async fn find(&self, asked: &AssetRequest, connection: &Connection) -> Result<Found, (Refusal, CacheOutcome)> {
         match self.catalog.lookup(&asked.key) {
             Lookup::Hit(entry) => Ok(Found::Entry(entry, CacheOutcome::Hit)),
             Lookup::Negative(refusal) => Err((refusal, CacheOutcome::Negative)),
-            Lookup::Stale(entry) => {
-                let answer =
-                    timeout(patience, self.catalog.revalidate(&entry)).await.unwrap_or(Err(Refusal::SourceTimedOut));
-                match answer {
-                    Ok(now) if Arc::ptr_eq(&now, &entry) => Ok(Found::Entry(now, CacheOutcome::Revalidated)),
-                    Ok(now) => Ok(Found::Entry(now, CacheOutcome::Miss)),
-                    Err(refusal) if refusal.is_answer() || entry.is_withdrawn() => Err((refusal, CacheOutcome::Miss)),
-                    Err(_) if self.catalog.may_serve_stale(&entry) => Ok(Found::Entry(entry, CacheOutcome::Stale)),
-                    Err(refusal) => Err((refusal, CacheOutcome::Miss)),
-                }
-            }
-            Lookup::Miss => {
-                let answer = timeout(patience, self.catalog.discover(&asked.key, asked.want())).await;
-                match answer.unwrap_or(Err(Refusal::SourceTimedOut)) {
-                    Ok(Discovered::Entry(entry)) => Ok(Found::Entry(entry, CacheOutcome::Miss)),
-                    Ok(Discovered::PassThrough) => Ok(Found::PassThrough),
-                    Err(refusal) => Err((refusal, CacheOutcome::Miss)),
-                }
-            }
+            Lookup::Stale(entry) => match self.wait(connection, self.catalog.revalidate(&entry)).await {
+                Ok(now) if Arc::ptr_eq(&now, &entry) => Ok(Found::Entry(now, CacheOutcome::Revalidated)),
+                Ok(now) => Ok(Found::Entry(now, CacheOutcome::Miss)),
+                Err(refusal) if refusal.is_answer() || entry.is_withdrawn() => Err((refusal, CacheOutcome::Miss)),
+                Err(_) if self.catalog.may_serve_stale(&entry) => Ok(Found::Entry(entry, CacheOutcome::Stale)),
+                Err(refusal) => Err((refusal, CacheOutcome::Miss)),
+            },
+            Lookup::Miss => match self.wait(connection, self.catalog.discover(&asked.key, asked.want())).await {
+                Ok(Discovered::Entry(entry)) => Ok(Found::Entry(entry, CacheOutcome::Miss)),
+                Ok(Discovered::PassThrough) => Ok(Found::PassThrough),
+                Err(refusal) => Err((refusal, CacheOutcome::Miss)),
+            },
         }
+    }
+
+    /// Waits for a source, no longer than is allowed. A client that goes away meanwhile is let go.
+    async fn wait<T>(
+        &self,
+        connection: &Connection,
+        answer: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        connection.begin(Doing::Waiting);
+        let answer = timeout(self.config.miss_timeout, answer).await;
+        connection.begin(Doing::Responding);
+        answer.unwrap_or(Err(Refusal::SourceTimedOut))
     }
 
     async fn answer_from(
@@ -189,7 +193,7 @@ impl Handler {
             return Ok(Answer { head, outcome, rest: Rest::Nothing });
         };
         if entry.available(first.start()) == 0 {
-            self.await_first_byte(entry, first).await?;
+            self.await_first_byte(entry, first, connection).await?;
             if outcome == CacheOutcome::Hit {
                 outcome = CacheOutcome::Partial;
             }
@@ -212,15 +216,17 @@ impl Handler {
     }
 
     /// Waits for the first byte of a part before the head is sent, so that a source that fails is a status and not a cut.
-    async fn await_first_byte(&self, entry: &Arc<Entry>, part: ByteRange) -> Result<(), Refusal> {
+    async fn await_first_byte(
+        &self,
+        entry: &Arc<Entry>,
+        part: ByteRange,
+        connection: &Connection,
+    ) -> Result<(), Refusal> {
         let end = part.start().saturating_add(self.read_ahead).min(part.end());
         if let Some(ahead) = ByteRange::new(part.start(), end) {
             entry.demand(ahead)?;
         }
-        timeout(self.config.miss_timeout, entry.grown(part.start()))
-            .await
-            .unwrap_or(Err(Refusal::SourceTimedOut))
-            .map(drop)
+        self.wait(connection, entry.grown(part.start())).await.map(drop)
     }
 
     async fn lease(&self, entry: &Arc<Entry>) -> Result<Lease, Refusal> {
@@ -261,13 +267,17 @@ impl Handler {
         random() << 64 | random()
     }
 
-    async fn pass_through(&self, asked: &AssetRequest, headers: &HeaderMap) -> Result<Answer, Refusal> {
+    async fn pass_through(
+        &self,
+        asked: &AssetRequest,
+        headers: &HeaderMap,
+        connection: &Connection,
+    ) -> Result<Answer, Refusal> {
         // Several ranges, and ranges that count only for a version we cannot know, are answered with the whole.
         let one_range = asked.ranges.as_ref().is_some_and(is_one) && !headers.contains_key(IF_RANGE);
         let whole = Want::Range { start: 0, end: None };
         let want = if one_range || asked.verb == Verb::Head { asked.want() } else { whole };
-        let answer = timeout(self.config.miss_timeout, self.catalog.pass_through(&asked.key, want)).await;
-        let pass = answer.unwrap_or(Err(Refusal::SourceTimedOut))?;
+        let pass = self.wait(connection, self.catalog.pass_through(&asked.key, want)).await?;
         let head = &pass.head;
         let described = Described { meta: &head.meta, path: asked.key.path(), age: None };
         match conditions::evaluate(headers, &head.meta.validators) {

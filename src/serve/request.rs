@@ -44,8 +44,8 @@ pub(super) enum Checked {
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadRequest {
-    /// 405.
-    Method,
+    /// 405; and the connection ends where a body follows, which is not read.
+    Method { body: bool },
     /// 400, and the connection ends: what follows on it cannot be trusted.
     Framing(&'static str),
     /// 400.
@@ -61,15 +61,18 @@ pub(super) enum BadRequest {
 /// Checks a request's head.
 pub(super) fn check<B>(request: &Request<B>, query_in_key: bool, ranges_max: usize) -> Result<Checked, BadRequest> {
     let headers = request.headers();
-    check_framing(headers)?;
+    let framed = check_framing(headers);
+    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return Err(BadRequest::Method { body: framed.is_err() });
+    }
+    framed?;
     check_host(request)?;
     let verb = match *request.method() {
-        Method::GET => Verb::Get,
-        Method::HEAD => Verb::Head,
         Method::OPTIONS => {
             return Ok(Checked::Options { preflight: headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) });
         }
-        _ => return Err(BadRequest::Method),
+        Method::HEAD => Verb::Head,
+        _ => Verb::Get,
     };
     let query = request.uri().query().filter(|query| query_in_key && !query.is_empty());
     let key = AssetKey::parse(request.uri().path(), query).map_err(|err| match err {
@@ -184,7 +187,9 @@ mod tests {
     #[test]
     fn only_three_methods() {
         for method in ["POST", "PUT", "DELETE", "TRACE", "CONNECT", "PATCH", "BREW"] {
-            assert_eq!(checked(method, "/a", &[HOST_OK]).err(), Some(BadRequest::Method), "{method}");
+            let refused = |body| Some(BadRequest::Method { body });
+            assert_eq!(checked(method, "/a", &[HOST_OK]).err(), refused(false), "{method}");
+            assert_eq!(checked(method, "/a", &[HOST_OK, ("content-length", "5")]).err(), refused(true), "{method}");
         }
         assert!(matches!(checked("OPTIONS", "/a", &[HOST_OK]), Ok(Checked::Options { preflight: false })));
     }

@@ -235,7 +235,7 @@ impl Templates {
     /// A refused request.
     pub(super) fn bad_request(&self, why: BadRequest, request: &HeaderMap) -> (Head, &'static str) {
         let (status, text) = match why {
-            BadRequest::Method => (StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here"),
+            BadRequest::Method { .. } => (StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and OPTIONS are served here"),
             BadRequest::Framing(text) => (StatusCode::BAD_REQUEST, text),
             BadRequest::Host => (StatusCode::BAD_REQUEST, "the request needs exactly one valid Host field"),
             BadRequest::NoAsset => (StatusCode::NOT_FOUND, "the path names no asset"),
@@ -243,10 +243,11 @@ impl Templates {
             BadRequest::Path(_) => (StatusCode::BAD_REQUEST, "the path is not a valid asset path"),
         };
         let (mut head, text) = self.error(status, text, CacheOutcome::None, request);
-        match why {
-            BadRequest::Method => drop(head.headers.insert(ALLOW, METHODS)),
-            BadRequest::Framing(_) => drop(head.headers.insert(CONNECTION, CLOSE)),
-            _ => {}
+        if matches!(why, BadRequest::Method { .. }) {
+            head.headers.insert(ALLOW, METHODS);
+        }
+        if matches!(why, BadRequest::Method { body: true } | BadRequest::Framing(_)) {
+            head.headers.insert(CONNECTION, CLOSE);
         }
         (head, text)
     }

@@ -49,9 +49,7 @@ impl Deadlines {
     fn verdict(&self, connection: &Connection, acked: impl FnOnce() -> u64) -> Option<CloseReason> {
         match connection.doing() {
             Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
-            Doing::Idle if !connection.is_blocked() && connection.doing_for() > self.idle => {
-                Some(CloseReason::IdleTimeout)
-            }
+            Doing::Idle if connection.is_idle() && connection.doing_for() > self.idle => Some(CloseReason::IdleTimeout),
             _ if connection.is_blocked() => self.pace(connection, acked()),
             _ => {
                 // The client waits for us, not we for it.
@@ -80,7 +78,8 @@ impl Deadlines {
         let verdict = if now.saturating_sub(pace.progress_millis) > self.stall {
             Some(CloseReason::Stalled)
         } else if window >= self.rate_window {
-            let slow = (acked - pace.window_acked).saturating_mul(1000) < self.rate_min.saturating_mul(window);
+            let slow =
+                acked.saturating_sub(pace.window_acked).saturating_mul(1000) < self.rate_min.saturating_mul(window);
             pace.window_millis = 0;
             slow.then_some(CloseReason::TooSlow)
         } else {
@@ -114,7 +113,7 @@ impl Sweeper {
     pub(super) fn close_idle(&self) {
         for (stream, connection) in self.connections.borrow().iter() {
             if let Some(stream) = stream.upgrade()
-                && connection.doing() == Doing::Idle
+                && connection.is_idle()
                 && connection.closing.get().is_none()
             {
                 close(&stream, connection, CloseReason::Drain);

@@ -15,7 +15,7 @@ use std::{
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use smallvec::SmallVec;
 use tokio::{io::Interest, net::TcpStream};
 
@@ -94,19 +94,28 @@ impl Read for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let mut bytes = [0_u8; READ_BYTES];
         let room = buf.remaining().min(READ_BYTES);
+        let mut read = 0;
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(&mut bytes[..room]) {
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
-                read => {
-                    let read = read?;
-                    if read > 0 {
-                        self.connection.received();
-                    }
-                    buf.put_slice(&bytes[..read]);
-                    return Poll::Ready(Ok(()));
-                }
+            let tried = self.stream.try_io(Interest::READABLE, || {
+                read = recv(&*self.stream, &mut bytes[..room], RecvFlags::empty())?.0;
+                // Less than there was room for: the socket is empty now, and asking again would cost a call to hear so.
+                if read == 0 || read == room { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            });
+            match tried {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock && read == 0 => continue,
+                Err(err) if err.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(err)),
+                _ => {}
             }
+            if read > 0 {
+                self.connection.received();
+            } else if self.connection.is_responding() && self.connection.closing.get().is_none() {
+                // It may have closed its half only, and wait for the rest. If it is gone, the next write says so.
+                self.connection.hold_last_word(cx.waker());
+                return Poll::Pending;
+            }
+            buf.put_slice(&bytes[..read]);
+            return Poll::Ready(Ok(()));
         }
     }
 }

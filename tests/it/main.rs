@@ -19,3 +19,4 @@ mod players;
 mod slow;
 mod smuggling;
 mod support;
+mod wire;
