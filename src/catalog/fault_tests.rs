@@ -14,6 +14,9 @@ use crate::{
     storage::{Disk, RealDisk},
 };
 
+/// An offset of a file, and what was there.
+type Undo = (u64, Vec<u8>);
+
 /// A disk that fails when it is told to, and that forgets what was not synced when its power is cut.
 #[derive(Debug, Default)]
 struct FaultDisk {
@@ -24,7 +27,7 @@ struct FaultDisk {
     /// Bytes that can still be reserved before the disk is full, whatever the volume's capacity; `u64::MAX`: no bound.
     room: AtomicU64,
     /// What was written to a file (by inode) since it was synced, to be undone by a power cut: offset and what was there.
-    unsynced: Mutex<HashMap<u64, Vec<(u64, Vec<u8>)>>>,
+    unsynced: Mutex<HashMap<u64, Vec<Undo>>>,
     paths: Mutex<HashMap<u64, PathBuf>>,
 }
 
@@ -57,24 +60,24 @@ impl FaultDisk {
         undone
     }
 
-    fn inode(&self, file: &File, path: Option<&Path>) -> u64 {
-        let inode = file.metadata().expect("open").ino();
-        if let Some(path) = path {
-            self.paths.lock().insert(inode, path.into());
-        }
-        inode
+    fn inode(file: &File) -> u64 {
+        file.metadata().expect("open").ino()
+    }
+
+    fn remember(&self, file: &File, path: &Path) {
+        self.paths.lock().insert(Self::inode(file), path.into());
     }
 }
 
 impl Disk for FaultDisk {
     fn create(&self, path: &Path, length: u64) -> io::Result<File> {
         Self::check(&self.writes_fail)?;
-        self.real.create(path, length).inspect(|file| drop(self.inode(file, Some(path))))
+        self.real.create(path, length).inspect(|file| self.remember(file, path))
     }
 
     fn open_write(&self, path: &Path) -> io::Result<File> {
         Self::check(&self.writes_fail)?;
-        self.real.open_write(path).inspect(|file| drop(self.inode(file, Some(path))))
+        self.real.open_write(path).inspect(|file| self.remember(file, path))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<File> {
@@ -99,7 +102,7 @@ impl Disk for FaultDisk {
         Self::check(&self.writes_fail)?;
         let mut before = vec![0; bytes.len()];
         self.real.read_at(file, &mut before, offset)?;
-        self.unsynced.lock().entry(self.inode(file, None)).or_default().push((offset, before));
+        self.unsynced.lock().entry(Self::inode(file)).or_default().push((offset, before));
         self.real.write_at(file, bytes, offset)
     }
 
@@ -115,7 +118,7 @@ impl Disk for FaultDisk {
 
     fn sync_data(&self, file: &File) -> io::Result<()> {
         Self::check(&self.syncs_fail)?;
-        self.unsynced.lock().remove(&self.inode(file, None));
+        self.unsynced.lock().remove(&Self::inode(file));
         Ok(())
     }
 

@@ -9,6 +9,7 @@
     reason = "tests say what they saw, and compute with lengths that fit"
 )]
 
+mod cli;
 mod crash;
 mod delivery;
 mod demo;
