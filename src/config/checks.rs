@@ -40,7 +40,7 @@ pub(super) fn check(config: &mut Config, reading: &Reading, machine: Machine) {
 }
 
 fn check_required(config: &Config, reading: &Reading) {
-    if config.serve.http.is_empty() {
+    if config.serve.http.is_empty() && !reading.is_unreadable("serve.http") {
         let help = "add to [serve]: http = [\"0.0.0.0:8080\"]";
         reading.add(reading.span("serve.http").or_else(|| reading.span("serve")), "serve.http names no address", help);
     }

@@ -1,6 +1,13 @@
 //! Reads values out of a TOML tree that knows where each of them stands. Never stops at a fault.
 
-use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::Range,
+    path::PathBuf,
+    time::Duration,
+};
 
 use toml::{
     Spanned,
@@ -31,6 +38,8 @@ pub(super) struct Reading {
     pub(super) faults: RefCell<Gathering>,
     /// Where each value that was set stands, by its path ("serve.http").
     spans: RefCell<BTreeMap<String, Range<usize>>>,
+    /// The values that were set and could not be read.
+    unreadable: RefCell<BTreeSet<String>>,
     /// Every key that has been asked for.
     known: RefCell<Vec<String>>,
 }
@@ -47,7 +56,12 @@ pub(super) struct Section<'a, 'i> {
 
 impl Reading {
     pub(super) fn new(faults: Gathering) -> Self {
-        Self { faults: RefCell::new(faults), spans: RefCell::default(), known: RefCell::default() }
+        Self {
+            faults: RefCell::new(faults),
+            spans: RefCell::default(),
+            unreadable: RefCell::default(),
+            known: RefCell::default(),
+        }
     }
 
     pub(super) fn root<'a, 'i>(&'a self, table: &'a DeTable<'i>) -> Section<'a, 'i> {
@@ -57,6 +71,11 @@ impl Reading {
     /// Where a value stands; `None` where the default holds.
     pub(super) fn span(&self, path: &str) -> Option<Range<usize>> {
         self.spans.borrow().get(path).cloned()
+    }
+
+    /// Whether a value was set and could not be read: a fault of its own, from which no other should be concluded.
+    pub(super) fn is_unreadable(&self, path: &str) -> bool {
+        self.unreadable.borrow().contains(path)
     }
 
     pub(super) fn add(&self, span: Option<Range<usize>>, message: impl Into<String>, help: impl Into<String>) {
@@ -90,6 +109,7 @@ impl<'a, 'i> Section<'a, 'i> {
             Err(wanted) => {
                 let path = self.path_of(key);
                 self.reading.add(Some(value.span()), format!("{path} cannot be read: {wanted}"), "");
+                self.reading.unreadable.borrow_mut().insert(path);
             }
         }
         true
