@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::{
-    asset::{BlockSize, ByteCount, ByteRange, EntityTag, UnixTime, Validators},
+    asset::{BitRate, BlockSize, ByteCount, ByteRange, EntityTag, UnixTime, Validators},
     storage::{self, Disk, RealDisk, Residency, VolumeConfig},
 };
 
@@ -20,6 +20,8 @@ fn storage_config(root: &Path, capacity: u64) -> storage::Config {
         block_size: BlockSize::new(BLOCK).expect("valid"),
         volumes: vec![VolumeConfig { path: root.into(), capacity: ByteCount(capacity) }],
         sync_interval: Duration::from_millis(5),
+        // The scrubber would compare blocks before a test asks for them.
+        scrub_rate: BitRate(0),
         ..storage::Config::default()
     }
 }

@@ -68,7 +68,7 @@ async fn play(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let (requests, bytes) = origin.asked();
     appliance.shutdown().await;
-    say(&format!("\nstopped. The origin was asked {requests} times and sent {}.\n", ByteCount(bytes)))?;
+    say(&format!("\nstopped. The origin was asked {requests} times and sent {} kB in all.\n", bytes / 1000))?;
     if arguments.keep {
         say(&format!("The volume lies in {}\n", scratch.path().display()))?;
     }

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     Config,
-    connection::Connection,
+    connection::{Connection, Doing},
     handler::Handler,
     sweeper::{Deadlines, Sweeper},
     transport::Transport,
@@ -187,7 +187,12 @@ impl Shared {
         let connection = Connection::new(peer, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
         self.sweeper.add(&stream, &connection);
         let transport = Transport::new(stream, Rc::clone(&connection));
-        let service = service_fn(|request| Rc::clone(&self.handler).handle(Rc::clone(&connection), request));
+        let service = service_fn(|request| {
+            // At once, not when the answer is first polled: hyper looks at the socket once more before that, and a client that has
+            // closed its half would be taken for gone.
+            connection.begin(Doing::Responding);
+            Rc::clone(&self.handler).handle(Rc::clone(&connection), request)
+        });
         let mut builder = http1::Builder::new();
         builder
             .max_headers(self.config.header_count_max)
