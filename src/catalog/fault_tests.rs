@@ -24,6 +24,8 @@ struct FaultDisk {
     writes_fail: AtomicBool,
     syncs_fail: AtomicBool,
     reads_fail: AtomicBool,
+    /// Nothing can be opened: the process has no descriptor left.
+    descriptors_gone: AtomicBool,
     /// Bytes that can still be reserved before the disk is full, whatever the volume's capacity; `u64::MAX`: no bound.
     room: AtomicU64,
     /// What was written to a file (by inode) since it was synced, to be undone by a power cut: offset and what was there.
@@ -42,6 +44,11 @@ impl FaultDisk {
 
     fn check(what: &AtomicBool) -> io::Result<()> {
         if what.load(Ordering::SeqCst) { Err(io::Error::from_raw_os_error(libc::EIO)) } else { Ok(()) }
+    }
+
+    fn check_descriptors(&self) -> io::Result<()> {
+        let gone = self.descriptors_gone.load(Ordering::SeqCst);
+        if gone { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
     }
 
     /// Brings back what was on the platters: everything that was not synced is as it was before it was written.
@@ -72,16 +79,19 @@ impl FaultDisk {
 impl Disk for FaultDisk {
     fn create(&self, path: &Path, length: u64) -> io::Result<File> {
         Self::check(&self.writes_fail)?;
+        self.check_descriptors()?;
         self.real.create(path, length).inspect(|file| self.remember(file, path))
     }
 
     fn open_write(&self, path: &Path) -> io::Result<File> {
         Self::check(&self.writes_fail)?;
+        self.check_descriptors()?;
         self.real.open_write(path).inspect(|file| self.remember(file, path))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<File> {
         Self::check(&self.reads_fail)?;
+        self.check_descriptors()?;
         self.real.open_read(path)
     }
 
@@ -124,6 +134,7 @@ impl Disk for FaultDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         Self::check(&self.syncs_fail)?;
+        self.check_descriptors()?;
         self.real.sync_dir(path)
     }
 
@@ -197,6 +208,7 @@ fn a_sync_that_fails_condemns_what_it_covered() {
     disk.fail(&disk.syncs_fail, true);
     let lost = held.fill("/lost", 2 * BLOCK);
     held.until("the blocks are condemned", || lost.available(0) == 0 && lost.available(BLOCK) == 0);
+    assert!(held.catalog.shelves[0].metrics.sync_failures.value() > 0, "and it is counted");
     drop((held, lost));
     disk.fail(&disk.syncs_fail, false);
     disk.cut_power();
@@ -221,6 +233,33 @@ async fn a_read_that_fails_drops_the_asset_and_too_many_take_the_volume_out() {
         assert!(held.hit(name).is_none(), "dropped, so that the next request fetches it anew");
     }
     assert_eq!(volume.failure(), Some(VolumeFailure::Reads(8)));
+}
+
+#[tokio::test]
+async fn a_shortage_of_descriptors_is_no_fault_of_the_disk() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let disk = FaultDisk::new();
+    let held = on(&disk, dir.path(), 100 * BLOCK);
+    let volume = Arc::clone(held.catalog.volumes().next().expect("one"));
+    let (begun, unmapped) = (held.admit("/begun", 2 * BLOCK), held.fill("/unmapped", BLOCK));
+    let mut writer = begun.writer(0);
+    writer.write_blocking(&content(2 * BLOCK)[..10]).expect("written");
+    disk.fail(&disk.descriptors_gone, true);
+
+    assert!(volume.probe().is_ok());
+    let failed = held.admit("/b", BLOCK).writer(0).write_blocking(&content(BLOCK));
+    assert!(matches!(failed, Err(WriteError::Shortage(_))), "{failed:?}");
+    for _ in 0..20 {
+        unmapped.lease().await.expect_err("it takes a descriptor to map a file");
+    }
+    writer.write_blocking(&content(2 * BLOCK)[10..]).expect("its file is open already");
+    assert!(!held.catalog.flush(Duration::from_millis(100)), "folders cannot be synced, so nothing is durable yet");
+
+    disk.fail(&disk.descriptors_gone, false);
+    assert!(held.catalog.flush(Duration::from_secs(10)), "what waited is durable now");
+    assert_eq!(volume.state(), VolumeState::Serving);
+    assert!(held.hit("/begun").is_some() && held.hit("/unmapped").is_some());
+    unmapped.lease().await.expect("it can be mapped again");
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub use writer::{AssetWriter, WriteError};
 
 use crate::{
     asset::{AssetId, AssetKey, UnixTime},
-    storage::{AssetFile, FileName, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState},
+    storage::{AssetFile, FileName, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState, is_shortage},
     sys::Clock,
     telemetry::metrics::{Metrics, VolumeMetrics},
 };
@@ -391,7 +391,7 @@ impl Catalog {
 
     fn mapping_failed(&self, entry: &Arc<Entry>, err: &io::Error) {
         let full = err.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<MappingsFull>);
-        if full || matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) {
+        if full || is_shortage(err) {
             tracing::warn!(error = %err, "asset cannot be mapped now");
         } else {
             self.read_failed(entry, err);

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     asset::{Digest, UnixTime},
-    storage::{Volume, VolumeFailure, VolumeState},
+    storage::{Volume, VolumeFailure, VolumeState, is_shortage},
     telemetry::metrics::VolumeMetrics,
 };
 
@@ -58,7 +58,7 @@ pub(super) struct Persister {
     pub(super) metrics: Arc<VolumeMetrics>,
 }
 
-/// Pause before a commit is tried again on a full disk.
+/// Pause before it is tried again on a full disk, or without a descriptor.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 impl Persister {
@@ -102,7 +102,7 @@ impl Persister {
 
     fn write(&mut self, batch: Vec<Record>, stop: bool) {
         if self.volume.state() == VolumeState::Serving {
-            let failed = self.sync_files(&batch);
+            let failed = self.sync_files(&batch, stop);
             loop {
                 match self.commit(&batch, &failed) {
                     Ok(()) => break self.metrics.database_batches.inc(),
@@ -131,7 +131,7 @@ impl Persister {
     }
 
     /// Syncs every file of the batch once; gives back the serials of those that could not be, whose blocks are condemned.
-    fn sync_files(&self, batch: &[Record]) -> HashMap<u64, io::ErrorKind> {
+    fn sync_files(&self, batch: &[Record], stop: bool) -> HashMap<u64, io::ErrorKind> {
         let mut synced: HashMap<u64, Option<io::ErrorKind>> = HashMap::new();
         for record in batch {
             let Record::Block { entry, block, file, .. } = record else { continue };
@@ -139,7 +139,7 @@ impl Persister {
                 continue;
             }
             let outcome = synced.entry(entry.serial()).or_insert_with(|| {
-                let result = self.volume.disk().sync_data(file).and_then(|()| entry.file().sync_dir());
+                let result = self.volume.disk().sync_data(file).and_then(|()| self.sync_folder(entry, stop));
                 result.err().map(|err| self.sync_failed(&err))
             });
             match outcome {
@@ -150,10 +150,23 @@ impl Persister {
         synced.into_iter().filter_map(|(serial, failed)| Some((serial, failed?))).collect()
     }
 
+    /// Waits out a shortage of descriptors, which a folder takes to be synced, as long as there is time.
+    fn sync_folder(&self, entry: &Entry, stop: bool) -> io::Result<()> {
+        loop {
+            match entry.file().sync_dir() {
+                Err(err) if is_shortage(&err) && !stop => {
+                    tracing::warn!(error = %err, "folder cannot be synced now; the catalog waits");
+                    std::thread::park_timeout(FULL_PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+
     fn sync_failed(&self, err: &io::Error) -> io::ErrorKind {
         self.metrics.sync_failures.inc();
         // The kernel has dropped the pages it could not write: nothing of the file since its last sync can be trusted.
-        if !matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        if !matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && !is_shortage(err) {
             self.volume.fail(VolumeFailure::Write(err.to_string()));
         }
         err.kind()

@@ -16,7 +16,7 @@ use std::{
 use super::{Catalog, Refusal, Unverified, database::Database, entry::Entry};
 use crate::{
     asset::{ByteRange, Digest},
-    storage::{Volume, VolumeState},
+    storage::{Volume, VolumeState, is_shortage},
     telemetry::metrics::VolumeMetrics,
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Verifier {
 const SCRUB_BATCH: u32 = 64;
 /// Rest between two rounds of the scrubber, and while it is off.
 const ROUND_PAUSE: Duration = Duration::from_secs(60);
+/// Rest while the catalog is still being put together.
+const START_PAUSE: Duration = Duration::from_millis(100);
 
 impl Verifier {
     /// Runs until nobody can ask any more.
@@ -80,7 +82,8 @@ impl Verifier {
         if self.scrub_rate == 0 || self.volume.state() != VolumeState::Serving {
             return None;
         }
-        let catalog = self.catalog.upgrade()?;
+        // Not yet there: this thread is begun before the catalog. Once it is gone, nobody can ask and `run` ends.
+        let Some(catalog) = self.catalog.upgrade() else { return Some(START_PAUSE) };
         let next = self.database.blocks_after(position.0, position.1, SCRUB_BATCH);
         let next = next
             .inspect_err(|err| tracing::warn!(error = %err, "scrubber cannot read the catalog"))
@@ -122,6 +125,10 @@ impl Verifier {
             Err(err) if entry.is_withdrawn() => {
                 tracing::debug!(asset = %entry.key(), error = %err, "asset was withdrawn while it was verified");
                 entry.not_verified(block, Refusal::Withdrawn);
+            }
+            Err(err) if is_shortage(&err) => {
+                tracing::warn!(asset = %entry.key(), block, error = %err, "block cannot be verified now");
+                entry.not_verified(block, Refusal::Busy);
             }
             Err(err) => {
                 tracing::error!(asset = %entry.key(), block, error = %err, "block cannot be read");

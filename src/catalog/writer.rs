@@ -20,7 +20,10 @@ use super::{
     entry::{BeginBlock, Entry},
     persist::Record,
 };
-use crate::asset::{ByteRange, Digest};
+use crate::{
+    asset::{ByteRange, Digest},
+    storage::is_shortage,
+};
 
 /// Why bytes could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum WriteError {
     /// More bytes than the asset has.
     #[error("more bytes than the asset has")]
     TooLong,
+    /// The process is short of descriptors or memory.
+    #[error("writing is not possible now: {0}")]
+    Shortage(io::Error),
     /// The disk failed; the volume is taken out.
     #[error("writing to the volume failed: {0}")]
     Io(io::Error),
@@ -47,6 +53,7 @@ impl WriteError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::NoRoom => Refusal::NoRoom,
+            Self::Shortage(_) => Refusal::Busy,
             Self::Withdrawn | Self::Io(_) => Refusal::Withdrawn,
             Self::TooLong => Refusal::SourceFailed,
             Self::Stopping => Refusal::Stopping,
@@ -223,12 +230,14 @@ impl Inner {
     }
 }
 
-/// Tells a full disk, which is a state, from a broken one, which takes the volume out.
+/// Tells a full disk, which is a state, and a shortage, which is none of its doing, from a broken one, which takes the volume
+/// out.
 fn disk_failed(entry: &Arc<Entry>, err: io::Error) -> WriteError {
     match err.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::NoRoom,
         // The file was evicted under the writer.
         io::ErrorKind::NotFound if entry.is_withdrawn() => WriteError::Withdrawn,
+        _ if is_shortage(&err) => WriteError::Shortage(err),
         _ => {
             if let Some(catalog) = entry.catalog() {
                 catalog.write_failed(entry, &err);

@@ -79,6 +79,11 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     fn unlink(&self, path: &Path) -> io::Result<()>;
 }
 
+/// Whether an error says that the process or the machine is short of descriptors or memory: no word about the disk.
+pub fn is_shortage(err: &io::Error) -> bool {
+    matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 /// The disk as it is.
 #[derive(Debug, Default)]
 pub struct RealDisk;

@@ -16,7 +16,7 @@ mod volume;
 
 pub use asset_file::AssetFile;
 pub use config::{Config, EngineChoice, VolumeConfig};
-pub use disk::{Disk, RealDisk};
+pub use disk::{Disk, RealDisk, is_shortage};
 pub use layout::{FileName, Identity};
 pub use mapping::{ColdSlice, Mapping};
 pub use mappings::{Mappings, MappingsFull};

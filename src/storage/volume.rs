@@ -14,7 +14,11 @@ use std::{
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{config::VolumeConfig, disk::Disk, layout};
+use super::{
+    config::VolumeConfig,
+    disk::{Disk, is_shortage},
+    layout,
+};
 use crate::asset::{BlockSize, ByteCount};
 
 /// One disk's directory.
@@ -281,6 +285,11 @@ impl Volume {
             Ok(false) => Err(VolumeFailure::Write("what was written reads back differently".into())),
             // A full disk is no broken disk: filling pauses, eviction makes room.
             Err(err) if err.kind() == io::ErrorKind::StorageFull => Ok(()),
+            // Nor is one that could not be asked.
+            Err(err) if is_shortage(&err) => {
+                tracing::warn!(volume = %self.root.display(), error = %err, "volume cannot be probed now");
+                Ok(())
+            }
             Err(err) => Err(VolumeFailure::Write(err.to_string())),
         }
     }
