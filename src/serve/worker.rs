@@ -38,6 +38,8 @@ use crate::{
 const SWEEP: Duration = Duration::from_millis(1000);
 /// How often the worker's idea of time moves on.
 const TICK: Duration = Duration::from_millis(100);
+/// How much longer the kernel waits for a client that acknowledges nothing than the sweeper does.
+const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 /// Rest after the system has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Refused clients that are told so at the same time, per worker; further ones are just closed.
@@ -255,8 +257,9 @@ fn tune(stream: &TcpStream, config: &Config) -> io::Result<()> {
     if config.send_buffer.0 > 0 {
         socket.set_send_buffer_size(usize::try_from(config.send_buffer.0).unwrap_or(usize::MAX))?;
     }
-    // A client whose host has vanished acknowledges nothing: as good as stalled.
-    socket.set_tcp_user_timeout(Some(config.stall_timeout))
+    // A client whose host has vanished acknowledges nothing: as good as stalled. The kernel, which cannot say why, waits longer
+    // than the sweeper, which counts it.
+    socket.set_tcp_user_timeout(Some(config.stall_timeout + USER_TIMEOUT_MARGIN))
 }
 
 /// Tells a client that there are too many, and waits a moment for it to read that: closing at once would reset the connection
