@@ -9,12 +9,14 @@
     reason = "tests say what they saw, and compute with lengths that fit"
 )]
 
+mod access_log;
 mod cli;
 mod crash;
 mod delivery;
 mod demo;
 mod faults;
 mod fill;
+mod metrics;
 mod model;
 mod players;
 mod slow;
