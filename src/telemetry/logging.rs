@@ -39,3 +39,28 @@ pub fn init(config: &Config) -> Result<(), LoggingError> {
     }
     .map_err(|_| LoggingError::Twice)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_checked_before_it_is_used() {
+        for filter in ["info", "warn,oca::fill=debug", "oca[span{field=1}]=trace", ""] {
+            assert_eq!(check_filter(filter), Ok(()), "{filter}");
+        }
+        for filter in ["oca=loud", "oca::fill=debug=info", "oca[span"] {
+            assert!(check_filter(filter).is_err(), "{filter}");
+            let config = Config { filter: filter.into(), ..Config::default() };
+            let said = init(&config).expect_err("no filter").to_string();
+            assert!(said.contains("log.filter") && said.contains(filter), "{said}");
+        }
+    }
+
+    #[test]
+    fn messages_are_shown_once() {
+        let quiet = Config { filter: "off".into(), ..Config::default() };
+        init(&quiet).expect("the first");
+        assert!(matches!(init(&quiet), Err(LoggingError::Twice)));
+    }
+}
