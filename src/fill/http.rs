@@ -35,7 +35,11 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(base: Url, config: &SourceConfig) -> reqwest::Result<Self> {
-        let limits = ClientLimits { connect_timeout: config.connect_timeout, idle_max: config.connections_max };
+        let limits = ClientLimits {
+            connect_timeout: config.connect_timeout,
+            idle_max: config.connections_max,
+            secure: base.scheme() == "https",
+        };
         Ok(Self { client: client(limits)?, base })
     }
 

@@ -18,6 +18,8 @@ pub struct ClientLimits {
     pub connect_timeout: Duration,
     /// Connections kept open without a request.
     pub idle_max: usize,
+    /// Whether it goes to `https://`. Where not, it needs none of the system's certificates, which a bare box may lack.
+    pub secure: bool,
 }
 
 /// Makes a client that asks for bytes as they are (no content coding), takes no proxy from the environment, and follows
@@ -29,7 +31,7 @@ pub fn client(limits: ClientLimits) -> reqwest::Result<Client> {
     super::tls::install_provider();
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("oca/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)
         .connect_timeout(limits.connect_timeout)
@@ -37,8 +39,10 @@ pub fn client(limits: ClientLimits) -> reqwest::Result<Client> {
         .pool_idle_timeout(Duration::from_secs(30))
         .tcp_nodelay(true)
         .no_proxy()
-        .redirect(Policy::custom(follow))
-        .build()
+        .referer(false)
+        .redirect(Policy::custom(follow));
+    // Redirects do not leave the origin, and with it the scheme.
+    if limits.secure { builder } else { builder.tls_certs_only([]) }.build()
 }
 
 /// Leaving the origin would let a redirect name any host: it stays a redirect, which is a source's fault.
