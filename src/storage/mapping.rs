@@ -66,41 +66,11 @@ impl Mapping {
         (end <= self.map.len()).then_some(start as u64)
     }
 
-    /// Whether the page cache holds all pages of `range`.
+    /// Whether all pages of `range` are in memory, ready to be read (`mincore(2)`).
+    ///
+    /// `cachestat(2)` would be cheaper, but counts pages that the kernel is still reading ahead: whoever sends them waits for the
+    /// disk. `mincore` counts a page only when its bytes are there.
     fn is_cached(&self, range: &Range<usize>) -> bool {
-        self.cachestat(range).unwrap_or_else(|| self.mincore(range))
-    }
-
-    /// `cachestat(2)` (Linux 6.5): counts cached pages of a file range without touching them. `None` where the kernel lacks it.
-    fn cachestat(&self, range: &Range<usize>) -> Option<bool> {
-        use std::os::fd::AsRawFd;
-        #[repr(C)]
-        struct CachestatRange {
-            off: u64,
-            len: u64,
-        }
-        #[repr(C)]
-        #[derive(Default)]
-        struct Cachestat {
-            cached: u64,
-            dirty: u64,
-            writeback: u64,
-            evicted: u64,
-            recently_evicted: u64,
-        }
-        const SYS_CACHESTAT: libc::c_long = 451;
-        let asked = CachestatRange { off: range.start as u64, len: range.len() as u64 };
-        let mut stat = Cachestat::default();
-        // SAFETY: both structures are laid out as the kernel has them and outlive the call; the descriptor is open.
-        let result =
-            unsafe { libc::syscall(SYS_CACHESTAT, self.file.as_raw_fd(), &raw const asked, &raw mut stat, 0_u32) };
-        let page = rustix::param::page_size();
-        let pages = (range.end.div_ceil(page) - range.start / page) as u64;
-        (result == 0).then_some(stat.cached >= pages)
-    }
-
-    /// `mincore(2)`, for kernels without `cachestat`.
-    fn mincore(&self, range: &Range<usize>) -> bool {
         let page = rustix::param::page_size();
         let start = range.start / page * page;
         let len = range.end - start;

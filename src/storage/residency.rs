@@ -1,6 +1,6 @@
 //! Brings cold slices into memory before anybody reads them.
 //!
-//! check (`cachestat`) -> resident: bytes at once
+//! check (`mincore`) -> resident: bytes at once
 //!                     -> cold: io_uring `MADV_POPULATE_READ`, or a thread of the pool -> bytes, or the disk's error as a code
 //!
 //! Never faults on the thread that asks. Between the check and the send the kernel may take pages away again; windows are
