@@ -86,11 +86,12 @@ impl Appliance {
 
     /// CPU seconds used so far, by all threads.
     pub(crate) fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        // After the name in parentheses, the 12th and 13th field are user and system time in ticks.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
-        (ticks(11) + ticks(12)) / 100.0
+        cpu_seconds_of(self.id())
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sum of a metric's series.
@@ -119,6 +120,15 @@ impl Drop for Appliance {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// CPU seconds that a process has used so far, by all its threads.
+pub(crate) fn cpu_seconds_of(id: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // After the name in parentheses, the 12th and 13th field are user and system time in ticks.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
 }
 
 /// A client that drops bodies in the kernel (`MSG_TRUNC`, `tcp(7)`), so that it does not become what is measured.
