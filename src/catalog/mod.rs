@@ -403,7 +403,12 @@ impl Catalog {
         if entry.is_withdrawn() {
             return;
         }
-        tracing::error!(asset = %entry.key(), error = %err, "asset cannot be read and is dropped");
+        if err.kind() == io::ErrorKind::NotFound {
+            // Evicted just before a crash, before that was recorded; or somebody has removed it.
+            tracing::warn!(asset = %entry.key(), "file of an asset is gone; the asset is dropped");
+        } else {
+            tracing::error!(asset = %entry.key(), error = %err, "asset cannot be read and is dropped");
+        }
         let shelf = self.shelf(entry);
         shelf.metrics.read_errors.inc();
         // A file that somebody removed is the file's loss, not the disk's.

@@ -131,7 +131,7 @@ impl Verifier {
                 entry.not_verified(block, Refusal::Busy);
             }
             Err(err) => {
-                tracing::error!(asset = %entry.key(), block, error = %err, "block cannot be read");
+                tracing::debug!(asset = %entry.key(), block, error = %err, "block cannot be read");
                 catalog.read_failed(entry, &err);
             }
         }
