@@ -16,6 +16,9 @@ pub enum UnitError {
     /// The number in front cannot be read.
     #[error("'{0}' does not begin with a number; write for example {1}")]
     Number(String, &'static str),
+    /// There is only a number.
+    #[error("'{0}' says no unit; add one of {1}")]
+    NoUnit(String, &'static str),
     /// The unit is not known.
     #[error("'{0}' is not a known unit; use one of {1}")]
     Unit(String, &'static str),
@@ -90,6 +93,9 @@ fn parse(text: &str, units: &[(&str, u64)], names: &'static str, example: &'stat
     let scale = units.iter().find(|(name, _)| *name == unit).map(|(_, scale)| *scale);
     if number.is_empty() {
         return Err(UnitError::Number(text.into(), example));
+    }
+    if unit.is_empty() {
+        return Err(UnitError::NoUnit(text.into(), names));
     }
     let scale = scale.ok_or_else(|| UnitError::Unit(unit.into(), names))?;
     let too_large = || UnitError::TooLarge(text.into());

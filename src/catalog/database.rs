@@ -110,18 +110,18 @@ impl Database {
         Ok(max.map_or(0, i64::cast_unsigned))
     }
 
-    /// Everything that is held, least recently used first. Rows that cannot be read back are left out and counted.
-    pub(super) fn load(&self) -> rusqlite::Result<(Vec<Stored>, usize)> {
+    /// Everything that is held, least recently used first. The serials of rows that cannot be read back come apart.
+    pub(super) fn load(&self) -> rusqlite::Result<(Vec<Stored>, Vec<u64>)> {
         let mut statement = self.connection.prepare(
             "SELECT serial, path, query, length, etag, last_modified, last_modified_strong, content_type, content_encoding,
                     cache_control, ranged, born, fresh_until, stale_until, sealed, used FROM asset ORDER BY used, serial",
         )?;
         let mut rows = statement.query([])?;
-        let (mut stored, mut unreadable) = (Vec::new(), 0);
+        let (mut stored, mut unreadable) = (Vec::new(), Vec::new());
         while let Some(row) = rows.next()? {
             match read_asset(row)? {
                 Some(asset) => stored.push(asset),
-                None => unreadable += 1,
+                None => unreadable.push(row.get::<_, i64>(0)?.cast_unsigned()),
             }
         }
         let mut blocks = self.connection.prepare("SELECT number FROM block WHERE serial = ?1 ORDER BY number")?;

@@ -305,9 +305,7 @@ impl Revalidation {
     /// No answer, or the asset is no more.
     pub fn refused(mut self, why: Refusal) {
         self.answered = true;
-        if why.is_answer() {
-            self.board.negative.remember(self.entry.id(), why);
-        }
+        self.board.negative.remember(self.entry.id(), why);
         self.give(Err(why));
     }
 

@@ -178,6 +178,10 @@ impl Catalog {
     /// # Errors
     /// The asset is gone, or no source could be asked: see [`Catalog::may_serve_stale`].
     pub async fn revalidate(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
+        // Sources that failed a moment ago are not waited for by every viewer.
+        if let Some(refusal) = self.negative.recall(&entry.id()) {
+            return Err(refusal);
+        }
         self.board.revalidate(entry).await
     }
 
@@ -311,7 +315,8 @@ impl Catalog {
                 entry.reserved()
             }),
         };
-        self.record(entry, Record::Forget { serial: entry.serial() });
+        // A lost record leaves a row without a file, which the next start finds out; waiting here could wait for ourselves.
+        self.record_if_room(entry, Record::Forget { serial: entry.serial() });
         let counter = match why {
             Leaving::Evicted => &shelf.metrics.evicted_assets,
             Leaving::Purged => &shelf.metrics.purged_assets,
@@ -327,8 +332,15 @@ impl Catalog {
     fn make_room(&self, volume: &Volume, bytes: u64) {
         let shelf = &self.shelves[usize::from(volume.index())];
         // Twice what is needed: the next blocks of the same fill should not come back for each one.
-        let goal = volume.kept().min(volume.capacity()).saturating_sub(bytes.saturating_mul(2));
-        self.evict_until(shelf, goal);
+        let wanted = bytes.saturating_mul(2);
+        let by_capacity = volume.capacity().saturating_sub(wanted);
+        if volume.kept() > by_capacity {
+            return self.evict_until(shelf, by_capacity);
+        }
+        // The capacity is not used up. Either space is on its way back, or the disk is full before its time.
+        if volume.used() == volume.kept() {
+            self.evict_until(shelf, volume.kept().saturating_sub(wanted));
+        }
     }
 
     fn evict_until(&self, shelf: &Shelf, goal: u64) {
@@ -412,7 +424,7 @@ impl Catalog {
         let shelf = self.shelf(entry);
         shelf.metrics.read_errors.inc();
         // A file that somebody removed is the file's loss, not the disk's.
-        if err.kind() != io::ErrorKind::NotFound {
+        if !matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) {
             shelf.volume.read_failed();
         }
         self.leave_later(entry, Leaving::Lost);

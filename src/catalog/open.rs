@@ -130,6 +130,8 @@ struct Opened {
     reader: Database,
     clean: bool,
     stored: Vec<Stored>,
+    /// Serials of records that cannot be read back.
+    unreadable: Vec<u64>,
     serial: u64,
 }
 
@@ -146,13 +148,13 @@ fn open_volume(
     let reader = Database::open_reader(&path).map_err(database_error)?;
     let (stored, unreadable) = database.load().map_err(database_error)?;
     let serial = database.serial_max().map_err(database_error)?;
-    if unreadable > 0 {
-        tracing::warn!(volume = %volume.root().display(), assets = unreadable, "records that cannot be read are passed over");
+    if !unreadable.is_empty() {
+        tracing::warn!(volume = %volume.root().display(), assets = unreadable.len(), "records that cannot be read are dropped");
     }
     tracing::info!(
         volume = %volume.root().display(), assets = stored.len(), clean, capacity = %ByteCount(volume.capacity()), "volume opened"
     );
-    Ok(Opened { volume, database, reader, clean, stored, serial })
+    Ok(Opened { volume, database, reader, clean, stored, unreadable, serial })
 }
 
 impl Opened {
@@ -167,18 +169,32 @@ impl Opened {
         let (records, take_records) = mpsc::sync_channel(storage.sync_queue_max.max(1));
         let (verify, take_verify) = mpsc::sync_channel(VERIFY_QUEUE_MAX);
         let mut serial = self.serial;
-        let mut forget = Vec::new();
+        let mut forget = self.unreadable;
         for stored in self.stored {
             serial = serial.max(stored.serial);
             let old_serial = stored.serial;
             match entry_of(stored, &self.volume, self.clean, me) {
-                // The same asset on two volumes: a volume came back after others had taken its share. The later one to load
-                // loses; which it is does not matter.
-                Some(entry) if index.pin().get(&entry.id()).is_none() => {
-                    index.pin().insert(entry.id(), Arc::clone(&entry));
-                    recency.insert(entry);
+                // The same asset twice: a record of leaving was lost, or a volume came back after others had taken its share.
+                // The later version of one volume stays; of two volumes, the first.
+                Some(entry) => {
+                    let before = index.pin().get(&entry.id()).cloned();
+                    match before {
+                        Some(before)
+                            if !Arc::ptr_eq(before.file().volume(), &self.volume) || before.serial() > old_serial =>
+                        {
+                            forget.push(old_serial);
+                        }
+                        before => {
+                            if let Some(before) = before {
+                                recency.remove(&before);
+                                forget.push(before.serial());
+                            }
+                            index.pin().insert(entry.id(), Arc::clone(&entry));
+                            recency.insert(entry);
+                        }
+                    }
                 }
-                _ => forget.push(old_serial),
+                None => forget.push(old_serial),
             }
         }
         for serial in forget {

@@ -13,8 +13,8 @@ pub(super) struct Recency {
     order: LruCache<AssetId, Arc<Entry>, foldhash::fast::RandomState>,
 }
 
-/// How many candidates are looked at for one that nobody is reading before a read one is taken.
-const CANDIDATES_MAX: usize = 32;
+/// How many candidates are looked at for one that nobody reads.
+const CANDIDATES_MAX: usize = 1024;
 
 impl Recency {
     pub(super) fn new() -> Self {
@@ -42,21 +42,12 @@ impl Recency {
         self.order.len()
     }
 
-    /// Takes out the next to evict: the least recently used among those that are neither being filled nor read, else one that
-    /// is only read, else none: what is being filled is wanted now.
+    /// Takes out the next to evict: the least recently used that is neither being filled nor read. What is read gives no space
+    /// back before its reader is done, and what is filled is wanted now.
     pub(super) fn pop_victim(&mut self) -> Option<Arc<Entry>> {
-        let mut read = None;
-        for (id, entry) in self.order.iter().rev().take(CANDIDATES_MAX) {
-            if entry.is_filling() {
-                continue;
-            }
-            if !entry.is_leased() {
-                let id = *id;
-                return self.order.pop(&id);
-            }
-            read = read.or(Some(*id));
-        }
-        self.order.pop(&read?)
+        let free = |entry: &Arc<Entry>| !entry.is_filling() && !entry.is_leased();
+        let victim = self.order.iter().rev().take(CANDIDATES_MAX).find(|(_, entry)| free(entry)).map(|(id, _)| *id)?;
+        self.order.pop(&victim)
     }
 
     /// Takes out everything.

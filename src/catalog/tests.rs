@@ -292,3 +292,41 @@ fn a_failed_volume_loses_what_it_held_and_no_more() {
     assert_eq!(left, 40 - on_first);
     assert_eq!(held.fill("/new", BLOCK).file().volume().index(), 1);
 }
+
+#[tokio::test]
+async fn a_file_that_somebody_removed_or_cut_is_never_made_anew_under_what_it_held() {
+    for cut in [false, true] {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let held = open(dir.path(), 100 * BLOCK);
+        let entry = held.admit("/a", 3 * BLOCK);
+        entry.writer(0).write_blocking(&content(3 * BLOCK)[..usize::try_from(BLOCK).expect("small")]).expect("written");
+        let path = entry.file().name().path(dir.path());
+        assert!(held.catalog.flush(Duration::from_secs(10)));
+        held.until("the record is written", || {
+            if cut {
+                std::fs::File::options().write(true).open(&path).expect("open").set_len(0).expect("cut");
+            } else if path.exists() {
+                std::fs::remove_file(&path).expect("removed");
+            }
+            // The writer of records may hold the file open a moment longer.
+            matches!(entry.writer(1).write_blocking(&[7; 10]), Err(WriteError::Withdrawn))
+        });
+        assert!(held.hit("/a").is_none(), "what it held is lost, and is fetched anew");
+    }
+}
+
+#[test]
+fn what_is_being_read_is_not_evicted_for_room() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let held = open(dir.path(), 10 * BLOCK);
+    let read = held.fill("/read", 8 * BLOCK);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+    let lease = runtime.block_on(read.lease()).expect("lease");
+    let entry = held.admit("/new", 4 * BLOCK);
+    let failed = entry.writer(0).write_blocking(&content(4 * BLOCK));
+    assert!(matches!(failed, Err(WriteError::NoRoom)), "{failed:?}");
+    assert!(held.hit("/read").is_some());
+    drop(lease);
+    held.fill("/later", 4 * BLOCK);
+    assert!(held.hit("/read").is_none(), "now it may go");
+}

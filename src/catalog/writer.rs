@@ -11,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -87,6 +88,11 @@ struct Block {
     hasher: Option<Box<blake3::Hasher>>,
     reserved: bool,
 }
+
+/// Longest wait for space that is on its way back, and the pause between two looks. Longer than `storage.sync_interval` is by
+/// default; fill waits, viewers who hit do not.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+const ROOM_PAUSE: Duration = Duration::from_millis(25);
 
 static WRITERS: AtomicU64 = AtomicU64::new(1);
 
@@ -205,10 +211,17 @@ impl Inner {
         };
         if !block.reserved {
             let mut reserved = file.reserve(&opened, range);
-            if matches!(&reserved, Err(err) if err.kind() == io::ErrorKind::StorageFull) {
+            let begun = Instant::now();
+            // What is evicted gives its space back when its last reader and its last record have let go of it.
+            while matches!(&reserved, Err(err) if err.kind() == io::ErrorKind::StorageFull)
+                && begun.elapsed() < ROOM_PATIENCE
+            {
                 let catalog = self.entry.catalog().ok_or(WriteError::Stopping)?;
                 catalog.make_room(file.volume(), range.len());
                 reserved = file.reserve(&opened, range);
+                if reserved.is_err() {
+                    std::thread::park_timeout(ROOM_PAUSE);
+                }
             }
             reserved.map_err(|err| disk_failed(&self.entry, err))?;
             block.reserved = true;
@@ -235,8 +248,13 @@ impl Inner {
 fn disk_failed(entry: &Arc<Entry>, err: io::Error) -> WriteError {
     match err.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WriteError::NoRoom,
-        // The file was evicted under the writer.
-        io::ErrorKind::NotFound if entry.is_withdrawn() => WriteError::Withdrawn,
+        // The file was evicted under the writer; or somebody has removed or cut it, and with it what was held.
+        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => {
+            if let Some(catalog) = entry.catalog() {
+                catalog.read_failed(entry, &err);
+            }
+            WriteError::Withdrawn
+        }
         _ if is_shortage(&err) => WriteError::Shortage(err),
         _ => {
             if let Some(catalog) = entry.catalog() {

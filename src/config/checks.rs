@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use super::{Config, reader::Reading};
-use crate::{asset::ByteCount, telemetry::logging};
+use crate::{asset::ByteCount, serve, storage, telemetry::logging};
 
 /// What this machine allows.
 #[derive(Clone, Copy, Debug)]
@@ -195,6 +195,7 @@ fn check_bounds(config: &Config, reading: &Reading) {
     for (key, count) in [
         ("serve.connections_max", serve.connections_max),
         ("serve.header_count_max", serve.header_count_max),
+        ("serve.ranges_max", serve.ranges_max),
         ("storage.cold_reads_max", storage.cold_reads_max),
         ("storage.sync_batch_max", storage.sync_batch_max),
         ("catalog.assets_max", catalog.assets_max),
@@ -221,11 +222,16 @@ fn check_bounds(config: &Config, reading: &Reading) {
 /// Compares limits that draw on the same resource. What the operator has set is kept or refused; defaults give way.
 fn fit_to_machine(config: &mut Config, reading: &Reading, machine: Machine) {
     let (serve, storage) = (&mut config.serve, &mut config.storage);
+    // Who writes out a default has not chosen another value: it gives way all the same.
+    let set = |key: &str, is_default: bool| reading.span(key).filter(|_| !is_default);
+    let set_connections =
+        set("serve.connections_max", serve.connections_max == serve::Config::default().connections_max);
+    let set_mappings = set("storage.mappings_max", storage.mappings_max == storage::Config::default().mappings_max);
     let limit = usize::try_from(machine.descriptors).unwrap_or(usize::MAX);
     // A process has other maps than those of assets.
     let maps = usize::try_from(machine.maps / 5 * 4).unwrap_or(usize::MAX);
     if storage.mappings_max > maps {
-        match reading.span("storage.mappings_max") {
+        match set_mappings.clone() {
             Some(span) => reading.add(
                 Some(span),
                 format!(
@@ -243,7 +249,6 @@ fn fit_to_machine(config: &mut Config, reading: &Reading, machine: Machine) {
     if needed(serve.connections_max, storage.mappings_max) <= limit {
         return;
     }
-    let (set_connections, set_mappings) = (reading.span("serve.connections_max"), reading.span("storage.mappings_max"));
     if set_mappings.is_none() {
         storage.mappings_max = limit.saturating_sub(needed(serve.connections_max, 0)).max(MAPPINGS_LEAST);
     }

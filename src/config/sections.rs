@@ -45,6 +45,7 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("send_rate_min", &mut into.send_rate_min);
     section.read("send_rate_window", &mut into.send_rate_window);
     section.read("miss_timeout", &mut into.miss_timeout);
+    section.read("revalidate_timeout", &mut into.revalidate_timeout);
     section.read("retry_after", &mut into.retry_after);
     section.read("ranges_max", &mut into.ranges_max);
     section.read("send_buffer", &mut into.send_buffer);

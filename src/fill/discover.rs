@@ -124,8 +124,8 @@ impl Context {
                 None => Step::Fault(SourceFault::WrongRange),
             },
             Reply::Whole(_) => Step::Done(FoundOut::PassThrough),
-            Reply::Unsatisfiable(total) => match asked {
-                AskRange::Part { start: 0, .. } if total == Some(0) => self.admit_empty(key, &answer.head, lifetime),
+            Reply::Unsatisfiable(_) => match asked {
+                // Perhaps it is empty; the answer to a question for all of it says so, and for how long.
                 AskRange::Part { start: 0, .. } | AskRange::Whole | AskRange::Suffix(_) => Step::Again(AskRange::Whole),
                 AskRange::Part { .. } => Step::Again(AskRange::Part { start: 0, end: Some(1) }),
             },
@@ -133,7 +133,10 @@ impl Context {
         }
     }
 
+    /// An empty asset is most often one that is still being written: it is asked for again soon, whatever its type.
     fn admit_empty(&self, key: &AssetKey, head: &Head, lifetime: Lifetime) -> Step {
+        let soon = self.clock.unix().plus(self.config.freshness.default_ttl);
+        let lifetime = Lifetime { fresh_until: lifetime.fresh_until.min(soon), ..lifetime };
         match self.catalog.admit(key, meta(head, 0, false), lifetime) {
             Ok(entry) => Step::Done(FoundOut::Admitted(entry, None)),
             Err(_) => Step::Done(FoundOut::PassThrough),

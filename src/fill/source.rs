@@ -151,7 +151,12 @@ impl SourceFault {
 
     /// Whether it speaks against the source's health: a change does not, nor does a queue of ours.
     pub(super) fn is_ill(&self) -> bool {
-        !matches!(self, Self::Changed | Self::Busy | Self::TooLong)
+        match self {
+            Self::Connect | Self::Timeout | Self::Stalled | Self::Broken | Self::Short | Self::File => true,
+            Self::Status(status) => *status >= 500 || *status == 429,
+            // What is wrong with one asset says nothing of the others: a client that asks for it shall not take the source away.
+            _ => false,
+        }
     }
 
     /// Whether a viewer should hear of time and not of failure.

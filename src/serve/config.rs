@@ -33,6 +33,8 @@ pub struct Config {
     pub send_rate_window: Duration,
     /// Longest wait for a missing asset's first byte before 504.
     pub miss_timeout: Duration,
+    /// Longest wait for a source's word on a stale asset that may be served meanwhile.
+    pub revalidate_timeout: Duration,
     /// `Retry-After` of a 503.
     pub retry_after: Duration,
     /// Ranges in one request; a request with more is answered whole (RFC 9110, 14.2).
@@ -76,6 +78,7 @@ impl Default for Config {
             send_rate_min: BitRate(64_000),
             send_rate_window: Duration::from_secs(60),
             miss_timeout: Duration::from_secs(30),
+            revalidate_timeout: Duration::from_secs(1),
             retry_after: Duration::from_secs(5),
             ranges_max: 16,
             send_buffer: ByteCount(0),

@@ -117,6 +117,11 @@ impl Handler {
                 Ok(answer) => return answer,
                 // Evicted or replaced between the look and the lease: look again.
                 Err(Refusal::Withdrawn) => {}
+                // Nothing of it can be stored just now; it can be passed on all the same.
+                Err(Refusal::NoRoom) => match self.pass_through(asked, headers, connection).await {
+                    Ok(answer) => return answer,
+                    Err(refusal) => return text(self.templates.refused(refusal, outcome, headers), outcome),
+                },
                 Err(refusal) => return text(self.templates.refused(refusal, outcome, headers), outcome),
             }
         }
@@ -127,13 +132,25 @@ impl Handler {
         match self.catalog.lookup(&asked.key) {
             Lookup::Hit(entry) => Ok(Found::Entry(entry, CacheOutcome::Hit)),
             Lookup::Negative(refusal) => Err((refusal, CacheOutcome::Negative)),
-            Lookup::Stale(entry) => match self.wait(connection, self.catalog.revalidate(&entry)).await {
-                Ok(now) if Arc::ptr_eq(&now, &entry) => Ok(Found::Entry(now, CacheOutcome::Revalidated)),
-                Ok(now) => Ok(Found::Entry(now, CacheOutcome::Miss)),
-                Err(refusal) if refusal.is_answer() || entry.is_withdrawn() => Err((refusal, CacheOutcome::Miss)),
-                Err(_) if self.catalog.may_serve_stale(&entry) => Ok(Found::Entry(entry, CacheOutcome::Stale)),
-                Err(refusal) => Err((refusal, CacheOutcome::Miss)),
-            },
+            Lookup::Stale(entry) => {
+                let stale_may_do = self.catalog.may_serve_stale(&entry);
+                let revalidated = self.wait(connection, self.catalog.revalidate(&entry));
+                let revalidated = if stale_may_do {
+                    // A player does not wait for an origin that hangs when there is something to play.
+                    let answer = timeout(self.config.revalidate_timeout, revalidated).await;
+                    connection.begin(Doing::Responding);
+                    answer.unwrap_or(Err(Refusal::SourceTimedOut))
+                } else {
+                    revalidated.await
+                };
+                match revalidated {
+                    Ok(now) if Arc::ptr_eq(&now, &entry) => Ok(Found::Entry(now, CacheOutcome::Revalidated)),
+                    Ok(now) => Ok(Found::Entry(now, CacheOutcome::Miss)),
+                    Err(refusal) if refusal.is_answer() || entry.is_withdrawn() => Err((refusal, CacheOutcome::Miss)),
+                    Err(_) if stale_may_do => Ok(Found::Entry(entry, CacheOutcome::Stale)),
+                    Err(refusal) => Err((refusal, CacheOutcome::Miss)),
+                }
+            }
             Lookup::Miss => match self.wait(connection, self.catalog.discover(&asked.key, asked.want())).await {
                 Ok(Discovered::Entry(entry)) => Ok(Found::Entry(entry, CacheOutcome::Miss)),
                 Ok(Discovered::PassThrough) => Ok(Found::PassThrough),

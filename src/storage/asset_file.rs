@@ -116,20 +116,23 @@ impl AssetFile {
     /// The file, open for writing blocks; made when it does not exist. Shared by all who write. Blocks.
     ///
     /// # Errors
-    /// As of the disk; `NotFound` when it has been evicted.
+    /// As of the disk; `NotFound` when it has been evicted, or is gone although blocks of it were held; `UnexpectedEof` when
+    /// somebody has cut it.
     pub fn open_write(&self) -> io::Result<Arc<File>> {
         let mut opening = self.opening.lock();
-        if opening.space.is_none() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        let held = opening.space.as_ref().ok_or(io::ErrorKind::NotFound)?.bytes();
         if let Some(file) = opening.writing.upgrade() {
             return Ok(file);
         }
         let (disk, path) = (self.volume().disk(), self.path());
         let file = match disk.open_write(&path) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => disk.create(&path, self.length)?,
+            // A file that has held blocks is never made anew: what is said to be in it would read as zeros.
+            Err(err) if err.kind() == io::ErrorKind::NotFound && held == 0 => disk.create(&path, self.length)?,
             other => other?,
         };
+        if file.metadata()?.len() != self.length {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is not as long as the asset"));
+        }
         let file = Arc::new(file);
         opening.writing = Arc::downgrade(&file);
         Ok(file)
