@@ -78,12 +78,12 @@ impl Templates {
         let name = &config.server_name;
         let value = |text: String| HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("oca"));
         let status = |outcome: CacheOutcome| {
-            // RFC 9211, 2: a hit, or why the request went forward.
+            // RFC 9211, 2: a hit, or why the request went forward; never both.
             let params = match outcome {
                 CacheOutcome::Hit => "hit",
                 CacheOutcome::Miss => "fwd=uri-miss; stored",
                 CacheOutcome::Partial => "fwd=partial; stored",
-                CacheOutcome::Stale => "hit; fwd=stale; detail=stale-if-error",
+                CacheOutcome::Stale => "hit; detail=stale-if-error",
                 CacheOutcome::Revalidated => "fwd=stale; fwd-status=304",
                 CacheOutcome::Pass => "fwd=bypass",
                 CacheOutcome::Negative => "hit; detail=negative",

@@ -22,8 +22,8 @@ use tokio::{io::Interest, net::TcpStream};
 use super::connection::Connection;
 use crate::{storage::Mapping, telemetry::metrics::SendPath};
 
-/// A slice up to this size goes out with its head in one call: one packet less is worth more than the copy.
-const COPY_MAX: usize = 8 << 10;
+/// A slice up to this size goes out with its head in one call: two calls less are worth more than the copy.
+const COPY_MAX: usize = 16 << 10;
 /// Bytes per `sendfile`, so that one fast connection leaves its worker to others now and then.
 const SENDFILE_MAX: usize = 1 << 20;
 /// Buffers per call; hyper hands over at most this many.
