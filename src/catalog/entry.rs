@@ -449,6 +449,11 @@ impl Lease {
         &self.mapping
     }
 
+    /// The mapped file, which stays mapped as long as somebody holds it; the entry is let go.
+    pub fn into_mapping(self) -> Arc<Mapping> {
+        self.mapping
+    }
+
     /// A part of the asset, which may be cold. Ask only for what [`Entry::available`] has said is there. What it said once stays
     /// true of the bytes, though the block may be given up when its source breaks off: whoever fetches it again writes the same.
     pub fn slice(&self, range: ByteRange) -> Option<ColdSlice> {

@@ -44,6 +44,8 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("stall_timeout", &mut into.stall_timeout);
     section.read("send_rate_min", &mut into.send_rate_min);
     section.read("send_rate_window", &mut into.send_rate_window);
+    section.read("linger_timeout", &mut into.linger_timeout);
+    section.read("linger_max", &mut into.linger_max);
     section.read("miss_timeout", &mut into.miss_timeout);
     section.read("revalidate_timeout", &mut into.revalidate_timeout);
     section.read("retry_after", &mut into.retry_after);

@@ -4,13 +4,12 @@
 //!     |             └ cold: read the window, prefetch the next
 //!     └ missing: demand, wait until it has grown
 //!
-//! An error in the middle makes hyper cut the connection: a body that ends early never looks whole.
+//! An error in the middle cuts the connection: a body that ends early never looks whole.
 
 use std::{
     collections::VecDeque,
     future::Future,
     pin::Pin,
-    rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -20,11 +19,11 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{connection::Connection, exchange::Exchange};
+use super::exchange::Exchange;
 use crate::{
     asset::ByteRange,
     catalog::{Catalog, Entry, Lease, Refusal, Want},
-    storage::{ReadError, Residency},
+    storage::{Mapping, ReadError, Residency},
 };
 
 /// Why a body ends before its end.
@@ -59,7 +58,6 @@ pub(super) struct Reader {
     pub(super) catalog: Arc<Catalog>,
     pub(super) lease: Lease,
     pub(super) residency: Arc<Residency>,
-    pub(super) connection: Rc<Connection>,
     /// Bytes made resident and handed out at once.
     pub(super) window: u64,
     /// Bytes asked of fill ahead of what is sent.
@@ -75,6 +73,20 @@ pub(super) enum Piece {
     Text(Bytes),
     /// A part of the asset.
     Part(ByteRange),
+}
+
+/// What is sent next of a body. Never empty.
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub(super) bytes: Bytes,
+    /// The mapped file that they are a part of: the kernel can send them from there.
+    pub(super) mapping: Option<Arc<Mapping>>,
+}
+
+impl From<Bytes> for Chunk {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, mapping: None }
+    }
 }
 
 /// A window on its way, and the lease that it is of: another one where the asset was evicted and fetched anew in between.
@@ -127,24 +139,31 @@ impl Piece {
     }
 }
 
+impl Body {
+    /// What is sent next; `None` after the last.
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
+        let next = match &mut self.kind {
+            Kind::Empty => None,
+            Kind::Text(text) => text.take().map(|text| Ok(text.into())),
+            Kind::Asset(body) => ready!(body.poll_next(cx)),
+            Kind::Passing(body, left) => ready!(poll_passing(body, left, cx)).map(|next| next.map(Chunk::from)),
+        };
+        match &next {
+            Some(Ok(chunk)) => self.exchange.sent(chunk.bytes.len() as u64),
+            Some(Err(err)) => self.exchange.failed(err),
+            None => {}
+        }
+        Poll::Ready(next)
+    }
+}
+
 impl HttpBody for Body {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let next = match &mut this.kind {
-            Kind::Empty => None,
-            Kind::Text(text) => text.take().map(Ok),
-            Kind::Asset(body) => ready!(body.poll_next(cx)),
-            Kind::Passing(body, left) => ready!(poll_passing(body, left, cx)),
-        };
-        match &next {
-            Some(Ok(bytes)) => this.exchange.sent(bytes.len() as u64),
-            Some(Err(err)) => this.exchange.failed(err),
-            None => {}
-        }
-        Poll::Ready(next.map(|next| next.map(Frame::data)))
+        let next = ready!(self.get_mut().poll_chunk(cx));
+        Poll::Ready(next.map(|next| next.map(|chunk| Frame::data(chunk.bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -189,7 +208,7 @@ fn poll_passing(
 }
 
 impl AssetBody {
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
         if self.waiting.is_none() {
             match self.next_now() {
                 Next::End => return Poll::Ready(None),
@@ -248,20 +267,19 @@ impl AssetBody {
         Ok(())
     }
 
-    /// Takes `bytes` as sent, and tells the transport where those of the asset lie.
-    fn advance(&mut self, bytes: Bytes) -> Bytes {
+    /// Takes `bytes` as sent.
+    fn advance(&mut self, bytes: Bytes) -> Chunk {
         let sent = bytes.len() as u64;
         self.left -= sent;
         match self.pieces.pop_front() {
             Some(Piece::Part(part)) => {
-                self.reader.connection.expect(&bytes, self.reader.lease.mapping());
                 if let Some(rest) = ByteRange::new(part.start() + sent, part.end()) {
                     self.pieces.push_front(Piece::Part(rest));
                 }
+                Chunk { bytes, mapping: Some(Arc::clone(self.reader.lease.mapping())) }
             }
-            Some(Piece::Text(_)) | None => {}
+            Some(Piece::Text(_)) | None => bytes.into(),
         }
-        bytes
     }
 }
 

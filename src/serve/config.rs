@@ -31,6 +31,10 @@ pub struct Config {
     pub send_rate_min: BitRate,
     /// Time over which that rate is measured.
     pub send_rate_window: Duration,
+    /// How long, after a refused request, what the client still sends is read and dropped, so that it gets to read why.
+    pub linger_timeout: Duration,
+    /// Bytes that are read and dropped so.
+    pub linger_max: ByteCount,
     /// Longest wait for a missing asset's first byte before 504.
     pub miss_timeout: Duration,
     /// Longest wait for a source's word on a stale asset that may be served meanwhile.
@@ -77,6 +81,8 @@ impl Default for Config {
             stall_timeout: Duration::from_secs(30),
             send_rate_min: BitRate(64_000),
             send_rate_window: Duration::from_secs(60),
+            linger_timeout: Duration::from_secs(2),
+            linger_max: ByteCount(256 << 10),
             miss_timeout: Duration::from_secs(30),
             revalidate_timeout: Duration::from_secs(1),
             retry_after: Duration::from_secs(5),

@@ -8,16 +8,17 @@ use std::{
 };
 
 use http::{
-    HeaderMap, HeaderName, Request, StatusCode, Version,
+    HeaderName, HeaderValue, Request, StatusCode, Version,
     header::{RANGE, REFERER, USER_AGENT},
 };
 
 use super::{
     body::BodyError,
     connection::{Connection, Doing},
+    http1::head::{Head, Once},
 };
 use crate::telemetry::{
-    access_log::{Record, Ring},
+    access_log::{Record, Ring, Words},
     metrics::CacheOutcome,
 };
 
@@ -31,54 +32,30 @@ pub(super) struct Exchange {
     outcome: CacheOutcome,
     first_byte: Duration,
     bytes: u64,
-    log: Option<Box<Logged>>,
+    log: Option<Logged>,
 }
 
 /// What only the access log wants to know.
 #[derive(Debug)]
-struct Logged {
-    ring: Arc<Ring>,
-    request_id: u64,
-    method: Box<str>,
-    target: Box<str>,
-    version: Version,
-    range: Option<Box<str>>,
-    user_agent: Option<Box<str>>,
-    referer: Option<Box<str>>,
+pub(super) struct Logged {
+    pub(super) ring: Arc<Ring>,
+    pub(super) request_id: u64,
+    pub(super) version: Version,
+    pub(super) words: Words,
 }
 
 /// In the access log in place of a status, where the client left before the response had one; nginx' word for it.
 const CLIENT_LEFT: u16 = 499;
-/// Longest target, range, user agent or referer in the log, in bytes.
-const LOGGED_MAX: usize = 512;
-
 impl Exchange {
     /// Begins with a request's head.
-    pub(super) fn begin<B>(connection: Rc<Connection>, request: &Request<B>, ring: Option<(Arc<Ring>, u64)>) -> Self {
-        let log = ring.map(|(ring, request_id)| {
-            let headers = request.headers();
-            let target = request.uri().path_and_query().map_or("", |target| target.as_str());
-            Box::new(Logged {
-                ring,
-                request_id,
-                method: request.method().as_str().into(),
-                target: cut(target),
-                version: request.version(),
-                range: field(headers, &RANGE),
-                user_agent: field(headers, &USER_AGENT),
-                referer: field(headers, &REFERER),
-            })
-        });
+    pub(super) fn begin(connection: Rc<Connection>, log: Option<Logged>) -> Self {
+        Self::begin_at(Instant::now(), connection, log)
+    }
+
+    /// As `begin`, for a request that came in at `begun`.
+    pub(super) fn begin_at(begun: Instant, connection: Rc<Connection>, log: Option<Logged>) -> Self {
         connection.begin(Doing::Responding);
-        Self {
-            connection,
-            begun: Instant::now(),
-            status: None,
-            outcome: CacheOutcome::None,
-            first_byte: Duration::ZERO,
-            bytes: 0,
-            log,
-        }
+        Self { connection, begun, status: None, outcome: CacheOutcome::None, first_byte: Duration::ZERO, bytes: 0, log }
     }
 
     /// The response's head is made.
@@ -101,12 +78,18 @@ impl Exchange {
     }
 }
 
-fn cut(text: &str) -> Box<str> {
-    text[..text.floor_char_boundary(LOGGED_MAX)].into()
+/// What the log wants to know of a request.
+pub(super) fn words_of<B>(request: &Request<B>) -> Words {
+    let field = |name: &HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
+    let target = request.uri().path_and_query().map_or("", |target| target.as_str());
+    Words::new((request.method().as_str(), target), [field(&RANGE), field(&USER_AGENT), field(&REFERER)])
 }
 
-fn field(headers: &HeaderMap, name: &HeaderName) -> Option<Box<str>> {
-    headers.get(name).map(|value| cut(&String::from_utf8_lossy(value.as_bytes())))
+/// As [`words_of`], of a head that is not taken apart further.
+pub(super) fn words_of_head(head: &Head<'_>) -> Words {
+    let fields = &head.fields;
+    let range = if let Once::One(range) = fields.range { Some(range) } else { None };
+    Words::new((head.method, head.target), [range, fields.user_agent, fields.referer])
 }
 
 impl Drop for Exchange {
@@ -126,17 +109,13 @@ impl Drop for Exchange {
         let record = Record {
             unix_millis: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             client: self.connection.peer,
-            method: log.method,
-            target: log.target,
+            words: log.words,
             protocol: if log.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
             status,
             bytes: self.bytes,
             duration_us: micros(self.begun.elapsed()),
             first_byte_us: micros(self.first_byte),
             outcome: self.outcome.label(),
-            range: log.range,
-            user_agent: log.user_agent,
-            referer: log.referer,
             request_id: log.request_id,
         };
         log.ring.push(record);

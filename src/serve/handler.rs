@@ -1,9 +1,9 @@
 //! From a request to a response: what the catalog knows decides, what it lacks is demanded, what comes is sent.
 
-use std::{cell::Cell, collections::VecDeque, convert::Infallible, rc::Rc, sync::Arc};
+use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header::IF_RANGE};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header::IF_RANGE};
 use smallvec::SmallVec;
 use tokio::time::timeout;
 
@@ -12,7 +12,8 @@ use super::{
     body::{Body, Piece, Reader},
     conditions::{self, Precondition},
     connection::{Connection, Doing},
-    exchange::Exchange,
+    exchange::{Exchange, Logged, words_of},
+    http1::head::BadHead,
     ranges::{RangeOutcome, RangeSet},
     request::{self, AssetRequest, Checked, Verb},
     response::{Described, Extent, Head, Templates, part_heads},
@@ -22,7 +23,10 @@ use crate::{
     catalog::{Catalog, Discovered, Entry, Lease, Lookup, PassThrough, Refusal, Want},
     storage::Residency,
     sys::Clock,
-    telemetry::{access_log::Ring, metrics::CacheOutcome},
+    telemetry::{
+        access_log::{Ring, Words},
+        metrics::CacheOutcome,
+    },
 };
 
 /// What a worker's handlers share.
@@ -64,15 +68,9 @@ enum Found {
 
 impl Handler {
     /// Answers one request. Never fails: whatever is wrong becomes a response, or a body that breaks off.
-    pub(super) async fn handle<B>(
-        self: Rc<Self>,
-        connection: Rc<Connection>,
-        request: Request<B>,
-    ) -> Result<Response<Body>, Infallible> {
-        let id = self.request_ids.get();
-        self.request_ids.set(id.wrapping_add(1));
-        let ring = self.ring.as_ref().map(|ring| (Arc::clone(ring), id));
-        let mut exchange = Exchange::begin(Rc::clone(&connection), &request, ring);
+    pub(super) async fn handle<B>(self: Rc<Self>, connection: Rc<Connection>, request: Request<B>) -> Response<Body> {
+        let log = self.logged(request.version(), || words_of(&request));
+        let mut exchange = Exchange::begin(Rc::clone(&connection), log);
         let headers = request.headers();
         let answer = match request::check(&request, self.config.query_in_key, self.config.ranges_max) {
             Ok(Checked::Asset(asked)) => self.answer(&asked, headers, &connection).await,
@@ -92,10 +90,22 @@ impl Handler {
             Rest::Asset(reader, pieces) => Body::asset(reader, pieces, exchange),
             Rest::Passing(pass, length) => Body::passing(pass.body, length, exchange),
         };
-        let mut response = Response::new(body);
-        *response.status_mut() = answer.head.status;
-        *response.headers_mut() = answer.head.headers;
-        Ok(response)
+        respond(answer.head, body)
+    }
+
+    /// Answers what is no request. The connection has to end after it.
+    pub(super) fn refuse_head(&self, why: BadHead, mut exchange: Exchange) -> Response<Body> {
+        let (head, text) = self.templates.bad_head(why);
+        exchange.head(head.status, CacheOutcome::None);
+        respond(head, Body::text(text, exchange))
+    }
+
+    /// What the access log wants to know of a request, where there is one. Counts the request.
+    pub(super) fn logged(&self, version: Version, words: impl FnOnce() -> Words) -> Option<Logged> {
+        let request_id = self.request_ids.get();
+        self.request_ids.set(request_id.wrapping_add(1));
+        let ring = Arc::clone(self.ring.as_ref()?);
+        Some(Logged { ring, request_id, version, words: words() })
     }
 
     async fn answer(&self, asked: &AssetRequest, headers: &HeaderMap, connection: &Rc<Connection>) -> Answer {
@@ -219,7 +229,6 @@ impl Handler {
             catalog: Arc::clone(&self.catalog),
             lease: self.lease(entry).await?,
             residency: Arc::clone(&self.residency),
-            connection: Rc::clone(connection),
             window: self.window,
             read_ahead: self.read_ahead,
             patience: self.config.miss_timeout,
@@ -324,6 +333,13 @@ impl Handler {
         let made = self.templates.passed(headers, &described, part, length);
         Ok(Answer { head: made, outcome: CacheOutcome::Pass, rest: Rest::Passing(pass, length) })
     }
+}
+
+fn respond(head: Head, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
 }
 
 fn is_one(set: &RangeSet) -> bool {

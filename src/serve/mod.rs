@@ -1,6 +1,9 @@
 //! Sends ranges of assets to viewers.
 //!
-//! worker (accepts) -> connection -> request -> handler -> response -> body -> transport; the sweeper watches, the exchange counts
+//! worker (accepts) -> http1 (reads heads) -> hit (what is in memory, at once)                    -> wire
+//!                                         -> request -> handler -> response -> body (all the rest) -> wire
+//!
+//! The connection knows what is going on, the sweeper watches that, the exchange counts and logs it.
 //!
 //! Never writes to disk, never asks a source, never waits for a page on a worker: what is missing is demanded from the catalog,
 //! what is cold is asked of `storage::Residency`.
@@ -11,11 +14,13 @@ mod config;
 mod connection;
 mod exchange;
 mod handler;
+mod hit;
+mod http1;
 pub mod ranges;
 mod request;
 mod response;
 mod sweeper;
-mod transport;
+mod wire;
 mod worker;
 
 use std::{

@@ -1,6 +1,6 @@
 //! A request that has been checked: everything behind this file works on values that cannot be wrong.
 //!
-//! hyper has parsed the head. What is refused here are shapes that are legal for a parser and wrong for a cache: bodies on GET,
+//! The protocol has parsed the head. What is refused here are shapes that are legal for a parser and wrong for a cache: bodies on GET,
 //! transfer codings, missing or doubled `Host`, paths that name no asset.
 
 use http::{
@@ -108,7 +108,7 @@ fn check_host<B>(request: &Request<B>) -> Result<(), BadRequest> {
 }
 
 /// Characters that a host and port can have (RFC 3986, 3.2.2); an empty one is allowed by RFC 9110, 7.2.
-fn is_host(host: &[u8]) -> bool {
+pub(super) fn is_host(host: &[u8]) -> bool {
     host.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+,;=".contains(b))
 }
 

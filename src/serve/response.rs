@@ -12,9 +12,16 @@ use http::{
 };
 use smallvec::SmallVec;
 
-use super::{Config, request::BadRequest};
+use super::{
+    Config,
+    http1::{
+        head::BadHead,
+        write::{self, field},
+    },
+    request::BadRequest,
+};
 use crate::{
-    asset::{ByteRange, UnixTime, media_type_of},
+    asset::{ByteRange, EntityTag, UnixTime, media_type_of},
     catalog::{Meta, Refusal},
     telemetry::metrics::CacheOutcome,
 };
@@ -52,6 +59,9 @@ pub(super) struct Templates {
     cors: Cors,
     max_age: HeaderValue,
     retry_after: HeaderValue,
+    /// The beginning of a hit's head, whole and partial, as it stands on the wire.
+    hit_whole: Vec<u8>,
+    hit_part: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -96,13 +106,80 @@ impl Templates {
             origins if origins.iter().any(|origin| origin == "*") => Cors::Any,
             origins => Cors::Listed(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect()),
         };
-        Self {
+        let mut made = Self {
             statuses: CacheOutcome::ALL.map(status),
             missed: value(format!("{name}; fwd=uri-miss")),
             cors,
             max_age: HeaderValue::from(config.cors.max_age.as_secs()),
             retry_after: HeaderValue::from(config.retry_after.as_secs().max(1)),
+            hit_whole: Vec::new(),
+            hit_part: Vec::new(),
+        };
+        let beginning = |status| {
+            let mut text = Vec::new();
+            write::status_line(&mut text, status);
+            write::fields(&mut text, &made.head(status, CacheOutcome::Hit, &HeaderMap::new()).headers);
+            text
+        };
+        (made.hit_whole, made.hit_part) = (beginning(StatusCode::OK), beginning(StatusCode::PARTIAL_CONTENT));
+        made
+    }
+
+    /// Whether what is answered depends on the request's `Origin`.
+    pub(super) fn weighs_origin(&self) -> bool {
+        matches!(self.cors, Cors::Listed(_))
+    }
+
+    /// Writes what [`Templates::asset`] would make of a hit, whole or a part, as HTTP/1.1 text, for a request without `Origin` or
+    /// one whose origin is not weighed. `None`, and nothing written, where the asset is described by something that cannot stand
+    /// in a field.
+    pub(super) fn write_hit(
+        &self,
+        out: &mut Vec<u8>,
+        described: &Described<'_>,
+        part: Option<ByteRange>,
+    ) -> Option<StatusCode> {
+        let meta = described.meta;
+        let etag = meta.validators.etag.as_ref().map(EntityTag::as_str);
+        let (control, coding) = (meta.cache_control.as_deref(), meta.content_encoding.as_deref());
+        let content_type = described.content_type_text();
+        let can_stand = |text: &str| text.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte));
+        if ![etag, control, coding, Some(content_type)].into_iter().flatten().all(can_stand) {
+            return None;
         }
+        let (status, beginning) = match part {
+            Some(_) => (StatusCode::PARTIAL_CONTENT, &self.hit_part),
+            None => (StatusCode::OK, &self.hit_whole),
+        };
+        out.extend_from_slice(beginning);
+        if let Some(etag) = etag {
+            field(out, "ETag", etag.as_bytes());
+        }
+        if let Some(date) = meta.validators.last_modified {
+            field(out, "Last-Modified", httpdate::fmt_http_date(date.into()).as_bytes());
+        }
+        if let Some(control) = control {
+            field(out, "Cache-Control", control.as_bytes());
+        }
+        if let Some(age) = described.age {
+            numeric(out, "Age", age);
+        }
+        field(out, "Accept-Ranges", b"bytes");
+        if let Some(part) = part {
+            out.extend_from_slice(b"Content-Range: bytes ");
+            write::number(out, part.start());
+            out.push(b'-');
+            write::number(out, part.end() - 1);
+            out.push(b'/');
+            write::number(out, meta.length);
+            out.extend_from_slice(b"\r\n");
+        }
+        numeric(out, "Content-Length", part.map_or(meta.length, ByteRange::len));
+        field(out, "Content-Type", content_type.as_bytes());
+        if let Some(coding) = coding {
+            field(out, "Content-Encoding", coding.as_bytes());
+        }
+        Some(status)
     }
 
     fn head(&self, status: StatusCode, outcome: CacheOutcome, request: &HeaderMap) -> Head {
@@ -182,7 +259,7 @@ impl Templates {
         match (part, length) {
             (Some((part, total)), _) => drop(head.headers.insert(CONTENT_RANGE, content_range(Some(part), total))),
             (None, Some(length)) => drop(head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length))),
-            // hyper sends chunks; the end of the body is marked, so that a cut shows.
+            // HTTP/1.1 sends chunks; the end of the body is marked, so that a cut shows.
             (None, None) => drop(head.headers.remove(CONTENT_LENGTH)),
         }
         head
@@ -252,6 +329,20 @@ impl Templates {
         (head, text)
     }
 
+    /// A head that is none; the connection ends.
+    pub(super) fn bad_head(&self, why: BadHead) -> (Head, &'static str) {
+        let (status, text) = match why {
+            BadHead::Malformed => (StatusCode::BAD_REQUEST, "this is no HTTP/1.1 request"),
+            BadHead::Version => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.0 and HTTP/1.1 are spoken here"),
+            BadHead::LineTooLong => (StatusCode::URI_TOO_LONG, "the request line is too long"),
+            BadHead::TooLong => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the header fields are too long"),
+            BadHead::TooManyFields => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "there are too many header fields"),
+        };
+        let (mut head, text) = self.error(status, text, CacheOutcome::None, &HeaderMap::new());
+        head.headers.insert(CONNECTION, CLOSE);
+        (head, text)
+    }
+
     /// An asset that is not to be had.
     pub(super) fn refused(&self, why: Refusal, outcome: CacheOutcome, request: &HeaderMap) -> (Head, &'static str) {
         let (status, text) = match why {
@@ -303,9 +394,13 @@ pub(super) struct Described<'a> {
 impl Described<'_> {
     /// The entry's own type, or the one its extension says.
     pub(super) fn content_type(&self) -> HeaderValue {
+        HeaderValue::from_str(self.content_type_text())
+            .unwrap_or_else(|_| HeaderValue::from_static(media_type_of(self.path)))
+    }
+
+    fn content_type_text(&self) -> &str {
         let given = self.meta.content_type.as_deref().filter(|given| *given != "application/octet-stream");
-        let given = given.and_then(|given| HeaderValue::from_str(given).ok());
-        given.unwrap_or_else(|| HeaderValue::from_static(media_type_of(self.path)))
+        given.unwrap_or_else(|| media_type_of(self.path))
     }
 
     fn validators(&self, headers: &mut HeaderMap) {
@@ -323,6 +418,13 @@ impl Described<'_> {
             headers.insert(AGE, HeaderValue::from(age));
         }
     }
+}
+
+fn numeric(out: &mut Vec<u8>, name: &str, number: u64) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    write::number(out, number);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn http_date(time: UnixTime) -> Option<HeaderValue> {

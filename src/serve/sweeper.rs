@@ -1,6 +1,6 @@
 //! Ends connections that take too long: once a second a worker looks at all of its own.
 //!
-//! One look costs less than timers for every request, and needs no cooperation of hyper: the socket is shut down, and the
+//! One look costs less than timers for every request, and needs no cooperation of the protocol: the socket is shut down, and the
 //! connection's task ends by itself. A deadline may be overrun by up to a second.
 
 use std::{
@@ -48,7 +48,7 @@ impl Deadlines {
     /// Whether, and why, a connection's time is up. `acked`: bytes that its client has acknowledged in all.
     fn verdict(&self, connection: &Connection, acked: impl FnOnce() -> u64) -> Option<CloseReason> {
         match connection.doing() {
-            Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
+            Doing::Fresh | Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
             Doing::Idle if connection.is_idle() && connection.doing_for() > self.idle => Some(CloseReason::IdleTimeout),
             _ if connection.is_blocked() => self.pace(connection, acked()),
             _ => {

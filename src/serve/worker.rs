@@ -14,20 +14,20 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use hyper::{server::conn::http1, service::service_fn};
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::LocalOptions,
     sync::watch,
-    task::LocalSet,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
     Config,
-    connection::{Connection, Doing},
+    connection::Connection,
     handler::Handler,
+    http1::{Desk, Http1},
     sweeper::{Deadlines, Sweeper},
-    transport::Transport,
+    wire::Plain,
 };
 use crate::{
     sys::{Phase, phase::draining, socket},
@@ -66,6 +66,7 @@ struct Shared {
     handler: Rc<Handler>,
     metrics: Arc<WorkerMetrics>,
     sweeper: Sweeper,
+    desk: Rc<Desk>,
     now_millis: Rc<Cell<u64>>,
     here: Cell<usize>,
     refusing: Cell<usize>,
@@ -85,9 +86,8 @@ impl Worker {
             // Only mapping files and the fallback for cold reads block, each in bounded number.
             .max_blocking_threads(8)
             .thread_name("oca-worker-blocking")
-            .build()?;
-        let local = LocalSet::new();
-        local.block_on(&runtime, self.serve())
+            .build_local(LocalOptions::default())?;
+        runtime.block_on(self.serve())
     }
 
     async fn serve(self) -> io::Result<()> {
@@ -96,6 +96,7 @@ impl Worker {
             handler: Rc::new(self.handler),
             metrics: self.metrics,
             sweeper: Sweeper::default(),
+            desk: Rc::default(),
             now_millis: Rc::new(Cell::new(1)),
             here: Cell::new(0),
             refusing: Cell::new(0),
@@ -188,29 +189,8 @@ impl Shared {
         let stream = Rc::new(stream);
         let connection = Connection::new(peer, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
         self.sweeper.add(&stream, &connection);
-        let transport = Transport::new(stream, Rc::clone(&connection));
-        let service = service_fn(|request| {
-            // At once, not when the answer is first polled: hyper looks at the socket once more before that, and a client that has
-            // closed its half would be taken for gone.
-            connection.begin(Doing::Responding);
-            Rc::clone(&self.handler).handle(Rc::clone(&connection), request)
-        });
-        let mut builder = http1::Builder::new();
-        builder
-            .max_headers(self.config.header_count_max)
-            .max_buf_size(usize::try_from(self.config.header_size_max.0).unwrap_or(usize::MAX).max(8192))
-            // The sweeper keeps this deadline without a timer per request.
-            .header_read_timeout(None)
-            .pipeline_flush(false);
-        let mut serving = std::pin::pin!(builder.serve_connection(transport, service));
-        let mut phase = self.phase.clone();
-        let ended = tokio::select! {
-            ended = &mut serving => ended,
-            () = draining(&mut phase) => {
-                serving.as_mut().graceful_shutdown();
-                serving.await
-            }
-        };
+        let wire = Plain::new(stream, Rc::clone(&connection));
+        let ended = Http1::new(wire, connection, Rc::clone(&self.handler), Rc::clone(&self.desk)).serve().await;
         if let Err(err) = ended {
             // Clients that hang up, and those that write no HTTP, are everyday; the error says which.
             tracing::debug!(client = %peer, error = %err, "connection ended");
@@ -220,6 +200,7 @@ impl Shared {
 
     /// Lets responses finish, for as long as draining may take.
     async fn finish(&self) {
+        self.desk.draining.set(true);
         self.sweeper.close_idle();
         let finished = timeout(self.config.drain_timeout, async {
             let mut ticks = interval(TICK);

@@ -5,10 +5,10 @@
 //! A full ring drops the line and counts it: a slow log disk never slows a viewer. So are lines counted that the disk refuses.
 
 use std::{
-    fmt::Write as _,
+    borrow::Cow,
     fs::File,
     io::{self, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{
@@ -39,10 +39,8 @@ pub struct Record {
     pub unix_millis: u64,
     /// Who asked.
     pub client: SocketAddr,
-    /// How.
-    pub method: Box<str>,
-    /// For what: path and query as they were sent, cut to a bound.
-    pub target: Box<str>,
+    /// What the request said.
+    pub words: Words,
     /// In which protocol.
     pub protocol: &'static str,
     /// With what result.
@@ -55,14 +53,60 @@ pub struct Record {
     pub first_byte_us: u64,
     /// What the cache did.
     pub outcome: &'static str,
-    /// `Range` as it was sent.
-    pub range: Option<Box<str>>,
-    /// `User-Agent` as it was sent.
-    pub user_agent: Option<Box<str>>,
-    /// `Referer` as it was sent.
-    pub referer: Option<Box<str>>,
     /// Number of the request, unique while the process runs.
     pub request_id: u64,
+}
+
+/// Longest method, target, range, user agent or referer in the log, in bytes.
+const WORD_MAX: usize = 512;
+
+/// What is logged of a request's own words, as it was sent, each cut to [`WORD_MAX`] bytes. In one allocation: a worker makes
+/// one for every request.
+#[derive(Clone, Debug)]
+pub struct Words {
+    text: Box<[u8]>,
+    /// Where each word ends; `None` for what was not said.
+    ends: [Option<u16>; 5],
+}
+
+impl Words {
+    /// Takes down method and target, `Range`, `User-Agent` and `Referer`.
+    pub fn new((method, target): (&str, &str), fields: [Option<&[u8]>; 3]) -> Self {
+        let words = [Some(method.as_bytes()), Some(target.as_bytes()), fields[0], fields[1], fields[2]];
+        let cut = words.map(|word| word.map(cut));
+        let mut text = Vec::with_capacity(cut.iter().flatten().map(|word| word.len()).sum());
+        let ends = cut.map(|word| {
+            text.extend_from_slice(word?);
+            u16::try_from(text.len()).ok()
+        });
+        Self { text: text.into_boxed_slice(), ends }
+    }
+
+    fn word(&self, at: usize) -> Option<Cow<'_, str>> {
+        let end = usize::from(self.ends[at]?);
+        let start = self.ends[..at].iter().rev().find_map(|end| *end).map_or(0, usize::from);
+        Some(String::from_utf8_lossy(&self.text[start..end]))
+    }
+
+    fn method(&self) -> Cow<'_, str> {
+        self.word(0).unwrap_or_default()
+    }
+
+    fn target(&self) -> Cow<'_, str> {
+        self.word(1).unwrap_or_default()
+    }
+
+    fn range(&self) -> Option<Cow<'_, str>> {
+        self.word(2)
+    }
+
+    fn user_agent(&self) -> Option<Cow<'_, str>> {
+        self.word(3)
+    }
+
+    fn referer(&self) -> Option<Cow<'_, str>> {
+        self.word(4)
+    }
 }
 
 /// One worker's lines on their way to the writer.
@@ -172,6 +216,13 @@ impl Drop for AccessLog {
     }
 }
 
+/// At most [`WORD_MAX`] bytes; no character of UTF-8 is cut in two.
+fn cut(word: &[u8]) -> &[u8] {
+    let is_within = |at: usize| word.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
+    let end = (WORD_MAX - 3..=WORD_MAX).rev().find(|at| !is_within(*at)).unwrap_or(WORD_MAX);
+    &word[..word.len().min(end)]
+}
+
 fn open(path: &Path) -> io::Result<File> {
     File::options().create(true).append(true).mode(FILE_MODE).open(path)
 }
@@ -179,7 +230,7 @@ fn open(path: &Path) -> io::Result<File> {
 impl Shared {
     fn write(&self, file: File) {
         let mut output = Output { file, failing: false, torn: false };
-        let mut text = String::new();
+        let mut text = Vec::new();
         loop {
             let stopping = self.stop.load(Ordering::Acquire);
             if self.reopen.swap(false, Ordering::AcqRel) {
@@ -209,8 +260,8 @@ impl Shared {
     }
 
     /// Writes `text`, whole lines, and empties it; what cannot be written is lost and counted.
-    fn put_out(&self, output: &mut Output, text: &mut String) {
-        let (unwritten, result) = output.write(text.as_bytes());
+    fn put_out(&self, output: &mut Output, text: &mut Vec<u8>) {
+        let (unwritten, result) = output.write(text);
         if let Err(err) = &result {
             // What remains ends with a line's end, so each of its line ends is a line that was not written whole.
             let lost = unwritten.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -253,21 +304,22 @@ impl Output {
     }
 }
 
-fn write_line(text: &mut String, record: &Record, format: AccessFormat) {
-    match format {
+fn write_line(text: &mut Vec<u8>, record: &Record, format: AccessFormat) {
+    let written = match format {
         AccessFormat::Json => write_json(text, record),
         AccessFormat::Combined => write_combined(text, record),
-    }
-    text.push('\n');
+    };
+    debug_assert!(written.is_ok(), "writing to memory cannot fail");
+    text.push(b'\n');
 }
 
-fn write_json(text: &mut String, record: &Record) {
+fn write_json(text: &mut Vec<u8>, record: &Record) -> io::Result<()> {
     #[derive(Serialize)]
     struct Line<'a> {
         time_ms: u64,
-        client: std::net::IpAddr,
-        method: &'a str,
-        target: &'a str,
+        client: IpAddr,
+        method: Cow<'a, str>,
+        target: Cow<'a, str>,
         protocol: &'a str,
         status: u16,
         bytes: u64,
@@ -275,36 +327,42 @@ fn write_json(text: &mut String, record: &Record) {
         first_byte_us: u64,
         cache: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        range: Option<&'a str>,
+        range: Option<Cow<'a, str>>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        user_agent: Option<&'a str>,
+        user_agent: Option<Cow<'a, str>>,
         #[serde(skip_serializing_if = "Option::is_none")]
-        referer: Option<&'a str>,
-        request_id: String,
+        referer: Option<Cow<'a, str>>,
+        request_id: &'a str,
     }
+    let digits = hexadecimal(record.request_id);
     let line = Line {
         time_ms: record.unix_millis,
         client: record.client.ip(),
-        method: &record.method,
-        target: &record.target,
+        method: record.words.method(),
+        target: record.words.target(),
         protocol: record.protocol,
         status: record.status,
         bytes: record.bytes,
         duration_us: record.duration_us,
         first_byte_us: record.first_byte_us,
         cache: record.outcome,
-        range: record.range.as_deref(),
-        user_agent: record.user_agent.as_deref(),
-        referer: record.referer.as_deref(),
-        request_id: format!("{:016x}", record.request_id),
+        range: record.words.range(),
+        user_agent: record.words.user_agent(),
+        referer: record.words.referer(),
+        request_id: std::str::from_utf8(&digits).unwrap_or_default(),
     };
-    match serde_json::to_string(&line) {
-        Ok(line) => text.push_str(&line),
-        Err(err) => tracing::error!(error = %err, "access log line cannot be written"),
-    }
+    Ok(serde_json::to_writer(text, &line)?)
 }
 
-fn write_combined(text: &mut String, record: &Record) {
+fn hexadecimal(number: u64) -> [u8; 16] {
+    let bytes = number.to_be_bytes();
+    std::array::from_fn(|at| {
+        let two = bytes[at / 2];
+        b"0123456789abcdef"[usize::from(if at % 2 == 0 { two >> 4 } else { two & 0xf })]
+    })
+}
+
+fn write_combined(text: &mut Vec<u8>, record: &Record) -> io::Result<()> {
     let time = SystemTime::UNIX_EPOCH + Duration::from_millis(record.unix_millis);
     // "Sun, 06 Nov 1994 08:49:37 GMT" holds what the combined format wants in another order; always UTC.
     let date = httpdate::fmt_http_date(time);
@@ -312,19 +370,19 @@ fn write_combined(text: &mut String, record: &Record) {
         (Some(day), Some(month), Some(year), Some(clock)) => format!("{day}/{month}/{year}:{clock} +0000"),
         _ => "-".into(),
     };
-    let request = format!("{} {} {}", record.method, record.target, record.protocol);
-    let or_dash = |field: &Option<Box<str>>| escaped(field.as_deref().unwrap_or("-"));
-    let written = write!(
+    let words = &record.words;
+    let request = format!("{} {} {}", words.method(), words.target(), record.protocol);
+    let or_dash = |field: Option<Cow<'_, str>>| escaped(field.as_deref().unwrap_or("-"));
+    write!(
         text,
         "{} - - [{time}] \"{}\" {} {} \"{}\" \"{}\"",
         record.client.ip(),
         escaped(&request),
         record.status,
         record.bytes,
-        or_dash(&record.referer),
-        or_dash(&record.user_agent),
-    );
-    debug_assert!(written.is_ok(), "writing to a string cannot fail");
+        or_dash(words.referer()),
+        or_dash(words.user_agent()),
+    )
 }
 
 /// Quotes, backslashes and everything that is not printable ASCII as `\xHH`: nobody can end the field or forge a line.
@@ -347,17 +405,13 @@ mod tests {
         Record {
             unix_millis: 784_111_777_000,
             client: SocketAddr::from(([192, 0, 2, 1], 5)),
-            method: "GET".into(),
-            target: target.into(),
+            words: Words::new(("GET", target), [Some(b"bytes=0-4"), Some(b"player\"\n{}"), None]),
             protocol: "HTTP/1.1",
             status: 206,
             bytes: 5,
             duration_us: 7,
             first_byte_us: 6,
             outcome: "hit",
-            range: Some("bytes=0-4".into()),
-            user_agent: Some("player\"\n{}".into()),
-            referer: None,
             request_id: 0x1f,
         }
     }
@@ -384,6 +438,17 @@ mod tests {
             combined,
             "192.0.2.1 - - [06/Nov/1994:08:49:37 +0000] \"GET /a\\x22 200\\x0A HTTP/1.1\" 206 5 \"-\" \"player\\x22\\x0A{}\"\n"
         );
+    }
+
+    #[test]
+    fn words_are_kept_apart_and_cut() {
+        let long = "x".repeat(WORD_MAX + 1);
+        let words = Words::new(("GET", &long), [None, Some(b"a\xff"), Some(b"")]);
+        assert_eq!((words.method(), words.target().len(), words.range()), ("GET".into(), WORD_MAX, None));
+        assert_eq!((words.user_agent(), words.referer()), (Some("a\u{fffd}".into()), Some("".into())));
+        let split = format!("{}\u{20ac}", "x".repeat(WORD_MAX - 2));
+        assert_eq!(Words::new(("GET", &split), [None; 3]).target(), "x".repeat(WORD_MAX - 2));
+        assert_eq!(hexadecimal(0x1f), *b"000000000000001f");
     }
 
     #[test]

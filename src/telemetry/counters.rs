@@ -150,6 +150,7 @@ pub struct WorkerMetrics {
     pub(super) panics: Cell,
     pub(super) cuts: Cell,
     pub(super) abandoned: Cell,
+    pub(super) hits_at_once: Cell,
     pub(super) accept_failures: Cell,
     pub(super) connection_errors: Cell,
     pub(super) major_faults: AtomicU64,
@@ -203,6 +204,11 @@ impl WorkerMetrics {
     /// A response broke off.
     pub fn cut(&self) {
         self.cuts.add(1);
+    }
+
+    /// A hit was answered without waiting for anything.
+    pub fn hit_at_once(&self) {
+        self.hits_at_once.add(1);
     }
 
     /// A client left before its response had begun.

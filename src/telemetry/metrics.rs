@@ -65,6 +65,12 @@ pub const TABLE: &[Description] = &[
         "Responses that broke off because their bytes were not to be had.",
     ),
     metric(
+        "oca_hits_at_once_total",
+        Kind::Counter,
+        "",
+        "Hits answered at once, since all they took was in memory; the other responses had to be put together or waited for.",
+    ),
+    metric(
         "oca_requests_abandoned_total",
         Kind::Counter,
         "",
@@ -311,6 +317,7 @@ impl Metrics {
         families.add("oca_sent_bytes_total", &[("path", "sendfile")], sum(&|worker| &worker.sendfile_bytes));
         families.add("oca_sent_bytes_total", &[("path", "copied")], sum(&|worker| &worker.copied_bytes));
         families.add("oca_responses_cut_total", &[], sum(&|worker| &worker.cuts));
+        families.add("oca_hits_at_once_total", &[], sum(&|worker| &worker.hits_at_once));
         families.add("oca_requests_abandoned_total", &[], sum(&|worker| &worker.abandoned));
         families.add("oca_connections", &[], self.connections() as f64);
         families.add("oca_connections_accepted_total", &[], sum(&|worker| &worker.accepted));

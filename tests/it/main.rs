@@ -16,6 +16,7 @@ mod delivery;
 mod demo;
 mod faults;
 mod fill;
+mod hit;
 mod metrics;
 mod model;
 mod players;
