@@ -68,6 +68,7 @@ fn read_storage(mut section: Section<'_, '_>, into: &mut storage::Config) {
     section.read("window", &mut into.window);
     section.read("engine", &mut into.engine);
     section.read("cold_reads_max", &mut into.cold_reads_max);
+    section.read("residency_trust", &mut into.residency_trust);
     section.read("sync_interval", &mut into.sync_interval);
     section.read("sync_batch_max", &mut into.sync_batch_max);
     section.read("sync_queue_max", &mut into.sync_queue_max);

@@ -244,7 +244,7 @@ impl AssetBody {
         let reader = &self.reader;
         let here = reader.entry().available(part.start()).min(part.len()).min(reader.window);
         let slice = ByteRange::new(part.start(), part.start() + here).and_then(|range| reader.lease.slice(range));
-        match slice.and_then(|slice| reader.residency.resident_now(&slice)) {
+        match slice.and_then(|slice| reader.residency.resident_now(slice)) {
             Some(bytes) => Next::Ready(bytes),
             None => Next::Wait(Box::pin(reader.clone().read(part))),
         }

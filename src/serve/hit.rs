@@ -56,7 +56,7 @@ impl Handler {
             None => None,
             Some(sent) if sent.len() <= self.window && entry.is_sealed() => {
                 let lease = entry.lease_now()?;
-                let bytes: Bytes = self.residency.resident_now(&lease.slice(sent)?)?;
+                let bytes: Bytes = self.residency.resident_now(lease.slice(sent)?)?;
                 Some(Chunk { bytes, mapping: Some(lease.into_mapping()) })
             }
             Some(_) => return None,

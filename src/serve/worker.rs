@@ -136,7 +136,8 @@ async fn keep_time(shared: Rc<Shared>) {
         if u128::from(now - swept) >= SWEEP.as_millis() {
             swept = now;
             shared.sweeper.sweep(&deadlines);
-            shared.metrics.set_major_faults(socket::major_faults_of_this_thread());
+            let waits = socket::disk_waits_of_this_thread();
+            shared.metrics.set_disk_waits(waits.major_faults, waits.blocks_read);
         }
     }
 }

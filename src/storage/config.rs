@@ -23,6 +23,8 @@ pub struct Config {
     pub sync_interval: Duration,
     /// Blocks made durable in one batch at most.
     pub sync_batch_max: usize,
+    /// How long pages that were found in memory are taken to be there still; zero asks the kernel each time.
+    pub residency_trust: Duration,
     /// Blocks that may wait to become durable; filling waits beyond that.
     pub sync_queue_max: usize,
     /// Rate at which the scrubber re-reads what is stored; zero turns it off.
@@ -64,6 +66,7 @@ impl Default for Config {
             window: ByteCount(2 << 20),
             engine: EngineChoice::Auto,
             cold_reads_max: 128,
+            residency_trust: Duration::from_secs(1),
             sync_interval: Duration::from_millis(500),
             sync_batch_max: 256,
             sync_queue_max: 4096,

@@ -8,7 +8,16 @@
     reason = "mapping a file, and asking the kernel which of its pages are in memory, have no safe interface"
 )]
 
-use std::{fs::File, io, ops::Range, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
@@ -16,10 +25,15 @@ use memmap2::{Mmap, MmapOptions};
 use super::{asset_file::OpenCount, volume::Space};
 use crate::asset::ByteRange;
 
+/// Bytes whose residency is remembered together.
+const STRETCH: usize = 1 << 20;
+
 /// One mapped asset file. Keeps its file open, so that `sendfile(2)` can send from it.
 #[derive(Debug)]
 pub struct Mapping {
     map: Mmap,
+    /// When each stretch of [`STRETCH`] bytes was last looked at as a whole, and what was found.
+    looks: Box<[Look]>,
     file: File,
     space: Arc<Space>,
     _open: OpenCount,
@@ -40,7 +54,8 @@ impl Mapping {
         // and never truncated. The mapping is read-only and lives in the `Arc` that every slice holds. Somebody who truncates
         // a file from outside makes reads fail with a code: slices are populated before they are read.
         let map = unsafe { MmapOptions::new().len(len).map(&file)? };
-        Ok(Self { map, file, space, _open: open })
+        let looks = (0..len.div_ceil(STRETCH)).map(|_| Look::default()).collect();
+        Ok(Self { map, looks, file, space, _open: open })
     }
 
     /// Bytes mapped.
@@ -66,20 +81,83 @@ impl Mapping {
         (end <= self.map.len()).then_some(start as u64)
     }
 
-    /// Whether all pages of `range` are in memory, ready to be read (`mincore(2)`).
+    /// Whether all pages of `range` are in memory, ready to be read; where the stretches it lies in were found so less than `trust`
+    /// ago, without asking again.
+    fn is_cached(&self, range: &Range<usize>, trust: Duration) -> bool {
+        match u64::try_from(trust.as_millis()).unwrap_or(u64::MAX) {
+            0 => self.is_in_memory(range),
+            trust => self.was_cached(range, coarse_millis(), trust),
+        }
+    }
+
+    fn was_cached(&self, range: &Range<usize>, now: u64, trust: u64) -> bool {
+        let stretches = range.start / STRETCH..range.end.div_ceil(STRETCH);
+        if self.looks[stretches.clone()].iter().all(|look| look.is_good(now, trust)) {
+            return true;
+        }
+        if !self.is_in_memory(range) {
+            return false;
+        }
+        // What is in demand now will be again: the stretches around it are looked at once for all who come within that time.
+        for stretch in stretches {
+            let look = &self.looks[stretch];
+            if look.is_old(now, trust) {
+                let whole = stretch * STRETCH..((stretch + 1) * STRETCH).min(self.map.len());
+                look.note(now, self.is_in_memory(&whole));
+            }
+        }
+        true
+    }
+
+    /// Whether all pages of `range` are in memory just now (`mincore(2)`).
     ///
     /// `cachestat(2)` would be cheaper, but counts pages that the kernel is still reading ahead: whoever sends them waits for the
     /// disk. `mincore` counts a page only when its bytes are there.
-    fn is_cached(&self, range: &Range<usize>) -> bool {
+    fn is_in_memory(&self, range: &Range<usize>) -> bool {
+        const PAGES: usize = 512;
         let page = rustix::param::page_size();
-        let start = range.start / page * page;
-        let len = range.end - start;
-        let mut residency = vec![0_u8; len.div_ceil(page)];
-        let address = self.map.as_ptr().wrapping_add(start);
-        // SAFETY: `start..start + len` lies inside the mapping and begins at a page; the vector has a byte for each page.
-        let result = unsafe { libc::mincore(address.cast_mut().cast(), len, residency.as_mut_ptr()) };
-        result == 0 && residency.iter().all(|page| page & 1 == 1)
+        let mut start = range.start / page * page;
+        while start < range.end {
+            let mut found = [0_u8; PAGES];
+            let len = (range.end - start).min(PAGES * page);
+            let found = &mut found[..len.div_ceil(page)];
+            let address = self.map.as_ptr().wrapping_add(start);
+            // SAFETY: `start..start + len` lies inside the mapping and begins at a page; `found` has a byte for each page.
+            let result = unsafe { libc::mincore(address.cast_mut().cast(), len, found.as_mut_ptr()) };
+            if result != 0 || found.iter().any(|page| page & 1 == 0) {
+                return false;
+            }
+            start += len;
+        }
+        true
     }
+}
+
+/// When a stretch was last looked at, in milliseconds of the coarse clock, and in the lowest bit whether all of it was in memory.
+#[derive(Debug, Default)]
+struct Look(AtomicU64);
+
+impl Look {
+    fn is_good(&self, now: u64, trust: u64) -> bool {
+        let look = self.0.load(Ordering::Relaxed);
+        look & 1 == 1 && now.saturating_sub(look >> 1) < trust
+    }
+
+    fn is_old(&self, now: u64, trust: u64) -> bool {
+        let look = self.0.load(Ordering::Relaxed);
+        look == 0 || now.saturating_sub(look >> 1) >= trust
+    }
+
+    fn note(&self, now: u64, resident: bool) {
+        self.0.store(now << 1 | u64::from(resident), Ordering::Relaxed);
+    }
+}
+
+/// Milliseconds since the machine started, as exact as the kernel's tick: read without asking the clock itself.
+fn coarse_millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    let millis = now.tv_sec.saturating_mul(1000) + now.tv_nsec / 1_000_000;
+    u64::try_from(millis).unwrap_or(0).max(1)
 }
 
 /// A part of a mapping that may not be in memory: it can be named, checked and populated, but not read.
@@ -109,9 +187,9 @@ impl ColdSlice {
         self.range.len()
     }
 
-    /// Whether all its pages are in memory just now.
-    pub(super) fn is_cached(&self) -> bool {
-        self.mapping.is_cached(&self.range)
+    /// Whether all its pages are in memory, as far as was seen less than `trust` ago.
+    pub(super) fn is_cached(&self, trust: Duration) -> bool {
+        self.mapping.is_cached(&self.range, trust)
     }
 
     /// `MADV_POPULATE_READ` on the calling thread.
@@ -162,5 +240,65 @@ impl Populating {
 impl AsRef<[u8]> for Populating {
     fn as_ref(&self) -> &[u8] {
         &self.0.mapping.map[self.0.range.clone()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::{
+        asset::ByteCount,
+        storage::{RealDisk, Volume, VolumeConfig},
+    };
+
+    const LEN: usize = 3 * STRETCH + 5000;
+
+    fn mapped(dir: &std::path::Path) -> Mapping {
+        let config = VolumeConfig { path: dir.join("volume"), capacity: ByteCount(1 << 30) };
+        let volume =
+            Volume::open(0, &config, &crate::storage::Config::default(), Arc::new(RealDisk)).expect("a volume");
+        let path = dir.join("asset");
+        std::fs::write(&path, vec![7; LEN]).expect("written");
+        let file = File::open(path).expect("opened");
+        file.sync_all().expect("only clean pages can be dropped");
+        let open = OpenCount::take(&Arc::new(AtomicUsize::new(0)), 1).expect("room");
+        Mapping::new(file, LEN as u64, Arc::new(Space::new(volume, 0)), open).expect("mapped")
+    }
+
+    fn forget(mapping: &Mapping) {
+        rustix::fs::fadvise(mapping.file(), 0, None, rustix::fs::Advice::DontNeed).expect("advice is taken");
+    }
+
+    #[test]
+    fn what_was_in_memory_is_trusted_for_its_time_and_no_longer() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let mapping = mapped(dir.path());
+        let part = STRETCH + 10..STRETCH + 20_000;
+        assert!(mapping.was_cached(&part, 1000, 500), "it was just written");
+        forget(&mapping);
+        if mapping.is_in_memory(&part) {
+            eprintln!("SKIPPED: pages cannot be dropped here");
+            return;
+        }
+        assert!(mapping.was_cached(&part, 1499, 500));
+        assert!(mapping.was_cached(&(STRETCH..STRETCH + 1), 1499, 500), "the stretch was looked at as a whole");
+        assert!(!mapping.was_cached(&(0..1), 1499, 500), "another stretch was not");
+        assert!(!mapping.was_cached(&(STRETCH - 1..STRETCH + 1), 1499, 500), "nor is half an answer one");
+        assert!(!mapping.was_cached(&part, 1500, 500), "its time is up");
+        assert!(!mapping.is_cached(&part, Duration::ZERO), "without trust the kernel is asked");
+    }
+
+    #[test]
+    fn a_stretch_that_is_there_in_part_is_asked_about_each_time() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let mapping = mapped(dir.path());
+        mapping.looks[3].note(1000, false);
+        let tail = 3 * STRETCH..LEN;
+        assert!(mapping.was_cached(&tail, 1100, 500), "the kernel says so");
+        assert!(!mapping.looks[3].is_good(1100, 500), "but not of the whole, which is not asked again so soon");
+        assert!(mapping.was_cached(&tail, 1500, 500));
+        assert!(mapping.looks[3].is_good(1500, 500));
     }
 }

@@ -3,8 +3,9 @@
 //! check (`mincore`) -> resident: bytes at once
 //!                     -> cold: io_uring `MADV_POPULATE_READ`, or a thread of the pool -> bytes, or the disk's error as a code
 //!
-//! Never faults on the thread that asks. Between the check and the send the kernel may take pages away again; windows are
-//! small and sent at once, so that this is rare, and the workers' major faults are counted where it happens.
+//! Never faults on the thread that asks. Between the check and the send the kernel may take pages away again. A check is trusted for
+//! `storage.residency_trust`, since pages that somebody has just used are the last to be taken; where one is taken all the same, the
+//! worker waits for the disk once, and its major faults and block reads say so.
 
 use std::{
     io,
@@ -12,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use crate::sys::uring::Ring;
 #[derive(Debug)]
 pub struct Residency {
     engine: Engine,
+    trust: Duration,
     slots: Arc<Semaphore>,
     waits: AtomicU64,
     wait_micros: AtomicU64,
@@ -68,6 +70,7 @@ impl Residency {
         };
         Ok(Self {
             engine,
+            trust: config.residency_trust,
             slots: Arc::new(Semaphore::new(config.cold_reads_max)),
             waits: AtomicU64::new(0),
             wait_micros: AtomicU64::new(0),
@@ -93,9 +96,9 @@ impl Residency {
         self.prefetches.load(Ordering::Relaxed)
     }
 
-    /// The bytes, if all their pages are in memory. Never waits: one system call.
-    pub fn resident_now(&self, slice: &ColdSlice) -> Option<Bytes> {
-        slice.is_cached().then(|| slice.clone().into_bytes())
+    /// The bytes, if all their pages are in memory. Never waits: no system call, or one or two.
+    pub fn resident_now(&self, slice: ColdSlice) -> Option<Bytes> {
+        slice.is_cached(self.trust).then(|| slice.into_bytes())
     }
 
     /// The bytes, after waiting for the disk where needed.
@@ -103,7 +106,7 @@ impl Residency {
     /// # Errors
     /// The disk could not deliver.
     pub async fn resident(&self, slice: ColdSlice) -> Result<Bytes, ReadError> {
-        if slice.is_cached() {
+        if slice.is_cached(self.trust) {
             return Ok(slice.into_bytes());
         }
         let begun = Instant::now();
@@ -116,7 +119,7 @@ impl Residency {
 
     /// Starts reading a slice that will be wanted soon. Does nothing when the engine is busy: who waits goes first.
     pub fn prefetch(&self, slice: ColdSlice) {
-        if slice.is_cached() {
+        if slice.is_cached(self.trust) {
             return;
         }
         let Engine::Uring(ring) = &self.engine else { return };

@@ -154,6 +154,7 @@ pub struct WorkerMetrics {
     pub(super) accept_failures: Cell,
     pub(super) connection_errors: Cell,
     pub(super) major_faults: AtomicU64,
+    pub(super) blocks_read: AtomicU64,
 }
 
 impl WorkerMetrics {
@@ -226,9 +227,10 @@ impl WorkerMetrics {
         self.connection_errors.add(1);
     }
 
-    /// What the kernel counts of the worker's thread.
-    pub fn set_major_faults(&self, faults: u64) {
+    /// What the kernel counts of the worker's thread: major faults, and blocks of 512 bytes read for it.
+    pub fn set_disk_waits(&self, faults: u64, blocks: u64) {
         self.major_faults.store(faults, Ordering::Relaxed);
+        self.blocks_read.store(blocks, Ordering::Relaxed);
     }
 
     /// Connections open just now, refused ones that are being told so included.

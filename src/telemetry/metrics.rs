@@ -105,6 +105,12 @@ pub const TABLE: &[Description] = &[
         "Page faults of a worker that waited for the disk; stays near zero.",
     ),
     metric(
+        "oca_worker_block_reads_total",
+        Kind::Counter,
+        "worker",
+        "Blocks of 512 bytes that a worker had the disk read and waited for; grows where storage.residency_trust is too long.",
+    ),
+    metric(
         "oca_cold_waits_total",
         Kind::Counter,
         "",
@@ -328,6 +334,8 @@ impl Metrics {
         for (number, worker) in self.workers.iter().enumerate() {
             let faults = worker.major_faults.load(std::sync::atomic::Ordering::Relaxed);
             families.add("oca_worker_major_faults_total", &[("worker", &number.to_string())], faults as f64);
+            let blocks = worker.blocks_read.load(std::sync::atomic::Ordering::Relaxed);
+            families.add("oca_worker_block_reads_total", &[("worker", &number.to_string())], blocks as f64);
         }
         let mut histogram = Histogram::default();
         let mut cumulative = 0;
