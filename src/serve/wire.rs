@@ -20,7 +20,8 @@ use crate::{
     telemetry::metrics::{SendPath, WorkerMetrics},
 };
 
-/// A part of a mapped file up to this size goes out with its head in one call: two calls less are worth more than the copy.
+/// A part of a mapped file up to this size goes out with its head in one call: one call less is worth more than the copy. From
+/// 24 KiB on, `sendfile` costs less.
 const COPY_MAX: usize = 16 << 10;
 /// Bytes per `sendfile`, so that one fast connection leaves its worker to others now and then.
 const SENDFILE_MAX: usize = 1 << 20;
@@ -139,7 +140,7 @@ impl Wire for Plain {
 
 /// Sends what fits; counts by which way it left.
 fn send(stream: &TcpStream, out: &Outgoing<'_>, metrics: &WorkerMetrics) -> io::Result<usize> {
-    let Some(mapping) = out.mapping.filter(|_| out.head.len() + out.body.len() > COPY_MAX) else {
+    let Some(mapping) = out.mapping.filter(|_| out.body.len() > COPY_MAX) else {
         let sent = copy(stream, &[IoSlice::new(out.head), IoSlice::new(out.body)], SendFlags::NOSIGNAL)?;
         metrics.sent(SendPath::Copied, sent as u64);
         return Ok(sent);
