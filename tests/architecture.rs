@@ -38,7 +38,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest", &["net/", "fill/"]),
     ("rusqlite", &["catalog/database.rs"]),
     ("rust_embed", &["cli/", "admin/"]),
-    ("rustls", &["net/tls.rs"]),
+    ("rustls", &["net/tls/"]),
+    ("x509_parser", &["net/tls/pair.rs"]),
 ];
 
 /// The only files with `unsafe`, and why they need it.

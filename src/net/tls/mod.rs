@@ -1,0 +1,27 @@
+//! TLS towards viewers, and the one provider of cryptography for everybody.
+//!
+//! files -> `pair` (read, checked) -> `certificates` (chosen by SNI, replaced while in use) -> `server` (versions, suites, tickets)
+//! -> `session` (one connection: bytes of the wire in and out, plaintext out and in)
+//!
+//! Nothing here waits: sockets and deadlines are the caller's. The only part of the crate that knows rustls.
+
+mod certificates;
+mod pair;
+mod server;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use rustls::crypto::aws_lc_rs;
+
+pub use certificates::Certificates;
+pub use pair::{Pair, PairError, PairFiles};
+pub use server::{Protocol, Server};
+pub use session::{Established, Session, Version};
+
+/// Makes aws-lc-rs the process's provider for TLS. Does nothing the second time.
+pub fn install_provider() {
+    if aws_lc_rs::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider is installed already");
+    }
+}

@@ -1,0 +1,181 @@
+//! One connection's TLS: what comes from the wire goes in, what is to go out comes out. Knows no socket and never waits.
+//!
+//! [`Session::receive`] -> hello -> server's configuration -> handshake -> [`Session::take`] plaintext
+//! [`Session::encrypt`] plaintext -> records -> [`Session::write_to`]
+
+use std::{
+    io::{self, IoSlice, Read, Write},
+    sync::Arc,
+};
+
+use rustls::{
+    HandshakeKind, ProtocolVersion, ServerConnection,
+    server::{AcceptedAlert, Acceptor},
+};
+
+use super::{Protocol, Server};
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// RFC 5246.
+    Tls12,
+    /// RFC 8446.
+    Tls13,
+}
+
+/// What a handshake has agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Established {
+    /// The version.
+    pub version: Version,
+    /// Whether an earlier session was taken up again.
+    pub resumed: bool,
+    /// What is spoken inside; HTTP/1.1 where the client has not said.
+    pub protocol: Protocol,
+}
+
+/// TLS of one connection.
+pub struct Session {
+    server: Arc<Server>,
+    state: State,
+}
+
+enum State {
+    /// The client's first message is on its way.
+    Hello(Box<Acceptor>),
+    /// It has come.
+    Open(Box<ServerConnection>),
+    /// It was wrong; this is what to tell the client.
+    Refused(AcceptedAlert),
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = match &self.state {
+            State::Hello(_) => "Hello",
+            State::Open(_) => "Open",
+            State::Refused(_) => "Refused",
+        };
+        f.debug_struct("Session").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+fn refused(err: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, err)
+}
+
+impl Session {
+    /// Waits for the client's first message.
+    pub fn new(server: Arc<Server>) -> Self {
+        Self { server, state: State::Hello(Box::default()) }
+    }
+
+    /// Reads once from `wire`, and works on what came; 0 where nothing more will come. All plaintext has to be taken before.
+    ///
+    /// # Errors
+    /// As of `wire`, or the client breaks the protocol. What it is to be told of that waits for [`Session::write_to`].
+    pub fn receive(&mut self, wire: &mut dyn Read) -> io::Result<usize> {
+        let count = match &mut self.state {
+            State::Hello(acceptor) => acceptor.read_tls(wire)?,
+            State::Open(connection) => connection.read_tls(wire)?,
+            State::Refused(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        if let State::Hello(acceptor) = &mut self.state {
+            let accepted = acceptor.accept().and_then(|accepted| {
+                let Some(accepted) = accepted else { return Ok(None) };
+                let config = self.server.config_for(&accepted.client_hello());
+                accepted.into_connection(config).map(Some)
+            });
+            match accepted {
+                Ok(None) => return Ok(count),
+                Ok(Some(mut connection)) => {
+                    // The caller bounds what it has encrypted at once.
+                    connection.set_buffer_limit(None);
+                    self.state = State::Open(Box::new(connection));
+                }
+                Err((err, alert)) => {
+                    self.state = State::Refused(alert);
+                    return Err(refused(err));
+                }
+            }
+        }
+        if let State::Open(connection) = &mut self.state {
+            connection.process_new_packets().map_err(refused)?;
+        }
+        Ok(count)
+    }
+
+    /// Whether the handshake is not over.
+    pub fn is_handshaking(&self) -> bool {
+        if let State::Open(connection) = &self.state { connection.is_handshaking() } else { true }
+    }
+
+    /// What the handshake has agreed on, once it is over.
+    pub fn established(&self) -> Option<Established> {
+        let State::Open(connection) = &self.state else { return None };
+        let version = match connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => Version::Tls12,
+            _ => Version::Tls13,
+        };
+        let resumed = connection.handshake_kind()? == HandshakeKind::Resumed;
+        let is_http2 = connection.alpn_protocol() == Some(Protocol::Http2.name().as_bytes());
+        let protocol = if is_http2 { Protocol::Http2 } else { Protocol::Http1 };
+        (!connection.is_handshaking()).then_some(Established { version, resumed, protocol })
+    }
+
+    /// Takes plaintext that has come; 0 where the client has said that no more will come, `None` where more has to be received.
+    ///
+    /// # Errors
+    /// None that has not been told before.
+    pub fn take(&mut self, into: &mut [u8]) -> io::Result<Option<usize>> {
+        let State::Open(connection) = &mut self.state else { return Ok(None) };
+        match connection.reader().read(into) {
+            Ok(count) => Ok(Some(count)),
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            // The client has closed its half without saying so inside of TLS. Nothing that a client sends here can be cut short
+            // unnoticed: requests say themselves where they end.
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(Some(0)),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Encrypts `parts` into as few records as they fit, straight from where they lie; bytes taken.
+    ///
+    /// # Errors
+    /// The session has ended.
+    pub fn encrypt(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match &mut self.state {
+            State::Open(connection) => connection.writer().write_vectored(parts),
+            State::Hello(_) | State::Refused(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Whether something waits to go out.
+    pub fn has_output(&self) -> bool {
+        match &self.state {
+            State::Open(connection) => connection.wants_write(),
+            State::Hello(_) => false,
+            State::Refused(_) => true,
+        }
+    }
+
+    /// Writes once to `wire`; bytes that it took.
+    ///
+    /// # Errors
+    /// As of `wire`.
+    pub fn write_to(&mut self, wire: &mut dyn Write) -> io::Result<usize> {
+        match &mut self.state {
+            State::Open(connection) => connection.write_tls(wire),
+            State::Hello(_) => Ok(0),
+            State::Refused(alert) => alert.write(wire),
+        }
+    }
+
+    /// Says inside of TLS that nothing more will be sent.
+    pub fn close(&mut self) {
+        if let State::Open(connection) = &mut self.state {
+            connection.send_close_notify();
+        }
+    }
+}
