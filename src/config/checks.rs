@@ -1,9 +1,18 @@
 //! Whether the values of a configuration go together, and with this machine.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use super::{Config, reader::Reading};
-use crate::{asset::ByteCount, serve, storage, telemetry::logging};
+use crate::{
+    asset::{ByteCount, UnixTime},
+    net::tls::{Pair, PairFiles},
+    serve, storage,
+    telemetry::logging,
+};
 
 /// What this machine allows.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +21,8 @@ pub struct Machine {
     pub descriptors: u64,
     /// Memory maps of a process (`vm.max_map_count`).
     pub maps: u64,
+    /// What its clock says, where the files that a configuration names lie on it and can be looked at.
+    pub now: Option<UnixTime>,
 }
 
 impl Machine {
@@ -19,13 +30,14 @@ impl Machine {
     pub fn here() -> Self {
         let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(_, hard)| hard);
         let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
-        Self { descriptors, maps: maps.unwrap_or(65_530) }
+        Self { descriptors, maps: maps.unwrap_or(65_530), now: Some(SystemTime::now().into()) }
     }
 }
 
 pub(super) fn check(config: &mut Config, reading: &Reading, machine: Machine) {
     check_required(config, reading);
     check_listeners(config, reading);
+    check_certificates(config, reading, machine);
     check_volumes(config, reading);
     check_sources(config, reading);
     check_bounds(config, reading);
@@ -40,8 +52,9 @@ pub(super) fn check(config: &mut Config, reading: &Reading, machine: Machine) {
 }
 
 fn check_required(config: &Config, reading: &Reading) {
-    if config.serve.http.is_empty() && !reading.is_unreadable("serve.http") {
-        let help = "add to [serve]: http = [\"0.0.0.0:8080\"]";
+    let unreadable = ["serve.http", "serve.https"].into_iter().any(|key| reading.is_unreadable(key));
+    if config.serve.http.is_empty() && config.serve.https.is_empty() && !unreadable {
+        let help = "add to [serve]: http = [\"0.0.0.0:8080\"], or https";
         reading.add(reading.span("serve.http").or_else(|| reading.span("serve")), "serve.http names no address", help);
     }
     if config.storage.volumes.is_empty() && reading.span("storage.volume").is_none() {
@@ -60,6 +73,7 @@ fn check_required(config: &Config, reading: &Reading) {
 fn check_listeners(config: &Config, reading: &Reading) {
     let mut seen: Vec<(&str, SocketAddr)> = Vec::new();
     let viewers = config.serve.http.iter().map(|address| ("serve.http", *address));
+    let viewers = viewers.chain(config.serve.https.iter().map(|address| ("serve.https", *address)));
     for (key, address) in viewers.chain([("admin.listen", config.admin.listen)]) {
         if let Some((other_key, other)) = seen.iter().find(|(_, other)| overlap(*other, address)) {
             let span = reading.span(key).or_else(|| reading.span(other_key));
@@ -67,6 +81,49 @@ fn check_listeners(config: &Config, reading: &Reading) {
             reading.add(span, message, "give each listener a port of its own");
         }
         seen.push((key, address));
+    }
+}
+
+/// Whether each certificate can be shown to viewers.
+fn check_certificates(config: &Config, reading: &Reading, machine: Machine) {
+    let (tls, at) = (&config.serve.tls, |key: String| reading.span(&key));
+    let first_is_there = at("serve.tls.certificate".into()).or_else(|| at("serve.tls.key".into())).is_some();
+    if !config.serve.https.is_empty() && !first_is_there && at("serve.tls.pair".into()).is_none() {
+        let help = "add [serve.tls] with certificate = \"/etc/oca/tls/edge.pem\" and key = \"/etc/oca/tls/edge.key\"";
+        reading.add(reading.span("serve.https"), "serve.https has no certificate to show", help);
+    }
+    let Some(now) = machine.now else { return };
+    let mut pairs = tls.pairs.iter();
+    let tables = (0..).map(|number| format!("serve.tls.pair[{number}]"));
+    for (number, table) in ["serve.tls".into()].into_iter().chain(tables).enumerate() {
+        let keys = ["certificate", "key"].map(|key| format!("{table}.{key}"));
+        if number > 0 && keys.iter().all(|key| reading.span(key).is_none()) {
+            return;
+        }
+        // Only what could be read became a pair.
+        if !keys.iter().all(|key| reading.span(key).is_some() && !reading.is_unreadable(key)) {
+            continue;
+        }
+        let Some(files) = pairs.next() else { return };
+        if let Some((fault, help, of_key)) = fault_of(files, number > 0, now) {
+            reading.add(reading.span(&keys[usize::from(of_key)]), fault, help);
+        }
+    }
+}
+
+fn fault_of(files: &PairFiles, is_further: bool, now: UnixTime) -> Option<(String, &'static str, bool)> {
+    match Pair::load(files, now) {
+        Ok(pair) if is_further && pair.names().is_empty() => {
+            let fault =
+                format!("{} names no host (subjectAltName), so that nobody is shown it", files.certificate.display());
+            Some((fault, "have it issued for the host names that players use", false))
+        }
+        Ok(_) => None,
+        Err(err) => {
+            let help =
+                "name a certificate in PEM, followed by those that link it to its authority, and its own private key";
+            Some((err.to_string(), help, err.is_of_key(files)))
+        }
     }
 }
 
@@ -175,6 +232,12 @@ fn check_bounds(config: &Config, reading: &Reading) {
         "8 KiB to 1 MiB",
     );
     fault(
+        !(16 * kib..=4 * kib * kib).contains(&serve.tls.write_buffer.0),
+        "serve.tls.write_buffer",
+        format!("{} encrypted at once", serve.tls.write_buffer),
+        "16 KiB to 4 MiB",
+    );
+    fault(
         storage.window.0 < 64 * kib,
         "storage.window",
         format!("a window of {}", storage.window),
@@ -196,6 +259,7 @@ fn check_bounds(config: &Config, reading: &Reading) {
         ("serve.connections_max", serve.connections_max),
         ("serve.header_count_max", serve.header_count_max),
         ("serve.ranges_max", serve.ranges_max),
+        ("serve.tls.handshakes_max", serve.tls.handshakes_max),
         ("storage.cold_reads_max", storage.cold_reads_max),
         ("storage.sync_batch_max", storage.sync_batch_max),
         ("catalog.assets_max", catalog.assets_max),
@@ -212,6 +276,8 @@ fn check_bounds(config: &Config, reading: &Reading) {
         ("serve.idle_timeout", serve.idle_timeout),
         ("serve.stall_timeout", serve.stall_timeout),
         ("serve.miss_timeout", serve.miss_timeout),
+        ("serve.tls.check_interval", serve.tls.check_interval),
+        ("serve.tls.handshake_timeout", serve.tls.handshake_timeout),
         ("storage.probe_interval", storage.probe_interval),
         ("storage.probe_timeout", storage.probe_timeout),
     ] {

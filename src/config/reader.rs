@@ -119,10 +119,20 @@ impl<'a, 'i> Section<'a, 'i> {
     pub(super) fn require<T: Value>(&mut self, key: &'static str, example: &str) -> Option<T> {
         let mut read = None;
         if !self.read(key, &mut read) {
-            let path = self.path_of(key);
-            self.reading.add(self.span.clone(), format!("{path} is missing"), format!("add {key} = {example}"));
+            self.missing(key, example);
         }
         read
+    }
+
+    /// Says that a key has to be there.
+    pub(super) fn missing(&self, key: &str, example: &str) {
+        let path = self.path_of(key);
+        self.reading.add(self.span.clone(), format!("{path} is missing"), format!("add {key} = {example}"));
+    }
+
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
     }
 
     /// The table under `key`.

@@ -3,6 +3,7 @@
 use super::{Config, reader::Section};
 use crate::{
     fill::{self, SourceConfig, SourceKind, SourceLocation},
+    net::tls::PairFiles,
     serve, storage, telemetry,
 };
 
@@ -33,6 +34,7 @@ pub(super) fn read(mut root: Section<'_, '_>, config: &mut Config) {
 
 fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("http", &mut into.http);
+    section.read("https", &mut into.https);
     section.read("workers", &mut into.workers);
     section.read("connections_max", &mut into.connections_max);
     section.read("descriptors_reserved", &mut into.descriptors_reserved);
@@ -59,7 +61,43 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     cors.read("origins", &mut into.cors.origins);
     cors.read("max_age", &mut into.cors.max_age);
     cors.finish();
+    read_tls(section.section("tls"), &mut into.tls);
     section.finish();
+}
+
+fn read_tls(mut section: Section<'_, '_>, into: &mut serve::Tls) {
+    section.read("check_interval", &mut into.check_interval);
+    section.read("handshake_timeout", &mut into.handshake_timeout);
+    section.read("handshakes_max", &mut into.handshakes_max);
+    section.read("write_buffer", &mut into.write_buffer);
+    // Nobody needs TLS; who has any of it needs the first pair.
+    let first = read_pair(&mut section, false);
+    let mut further = section.sections("pair");
+    if !further.is_empty() && !section.has("certificate") && !section.has("key") {
+        section.missing("certificate", CERTIFICATE);
+    }
+    into.pairs.extend(first);
+    into.pairs.extend(further.iter_mut().filter_map(|pair| read_pair(pair, true)));
+    further.into_iter().for_each(Section::finish);
+    section.finish();
+}
+
+const CERTIFICATE: &str = "\"/etc/oca/tls/edge.pem\"";
+const KEY: &str = "\"/etc/oca/tls/edge.key\"";
+
+fn read_pair(section: &mut Section<'_, '_>, required: bool) -> Option<PairFiles> {
+    let (mut certificate, mut key) = (None, None);
+    match (section.read("certificate", &mut certificate), section.read("key", &mut key)) {
+        (true, true) => {}
+        (true, false) => section.missing("key", KEY),
+        (false, true) => section.missing("certificate", CERTIFICATE),
+        (false, false) if required => {
+            section.missing("certificate", CERTIFICATE);
+            section.missing("key", KEY);
+        }
+        (false, false) => {}
+    }
+    Some(PairFiles { certificate: certificate?, key: key? })
 }
 
 fn read_storage(mut section: Section<'_, '_>, into: &mut storage::Config) {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::net::tls::PairFiles;
 
-const MACHINE: Machine = Machine { descriptors: 1 << 20, maps: 1 << 20 };
+const MACHINE: Machine = Machine { descriptors: 1 << 20, maps: 1 << 20, now: None };
 const REFERENCE: &str = include_str!("../../config/appliance.toml");
 
 /// The smallest configuration that works, with further lines for its tables.
@@ -42,7 +43,14 @@ fn the_reference_shows_the_defaults() {
     assert_eq!(config.telemetry.access.path.take(), Some("/var/log/oca/access.log".into()));
     let location = fill::SourceLocation::Http("https://origin.example/".parse().expect("valid"));
     assert_eq!(config.fill.sources, [fill::SourceConfig::new("origin-0", fill::SourceKind::Origin, location)]);
+    assert_eq!(config.serve.https, [([0, 0, 0, 0], 8443).into()]);
+    let pairs = ["edge", "other"].map(|name| PairFiles {
+        certificate: format!("/etc/oca/tls/{name}.pem").into(),
+        key: format!("/etc/oca/tls/{name}.key").into(),
+    });
+    assert_eq!(std::mem::take(&mut config.serve.tls.pairs), pairs);
     config.serve.http.clear();
+    config.serve.https.clear();
     config.storage.volumes.clear();
     config.fill.sources.clear();
     assert_eq!(config, Config::default());
@@ -130,14 +138,14 @@ fn volumes_that_cannot_be_are_refused() {
 
 #[test]
 fn limits_that_need_the_same_descriptors_are_compared() {
-    let tight = Machine { descriptors: 2_000, maps: 65_530 };
+    let tight = Machine { descriptors: 2_000, maps: 65_530, now: None };
     let config = Config::parse("oca.toml", &smallest("", ""), tight).expect("defaults give way");
     let (serve, storage) = (&config.serve, &config.storage);
     assert!(serve.connections_max + storage.mappings_max + serve.descriptors_reserved <= 2_000, "{config:?}");
     let shown = Config::parse("oca.toml", &smallest("connections_max = 1900", ""), tight)
         .expect_err("what is set is not changed");
     assert!(shown.to_string().contains("file descriptors"), "{shown}");
-    let few_maps = Machine { descriptors: 1 << 20, maps: 1_000 };
+    let few_maps = Machine { descriptors: 1 << 20, maps: 1_000, now: None };
     let config = Config::parse("oca.toml", &smallest("", ""), few_maps).expect("defaults give way");
     assert_eq!(config.storage.mappings_max, 800);
     let set = smallest("", "[storage]\nmappings_max = 900");
@@ -152,6 +160,50 @@ fn listeners_overlap_only_where_they_do() {
     assert!(Config::parse("oca.toml", &free, MACHINE).is_ok(), "port 0 is a free one each time");
     let families = smallest("", "[admin]\nlisten = \"[::1]:8080\"");
     assert!(Config::parse("oca.toml", &families, MACHINE).is_ok());
+}
+
+#[test]
+fn certificates_stand_with_their_keys() {
+    let pair = "certificate = \"/a.pem\"\nkey = \"/a.key\"";
+    let https = "https = [\"127.0.0.1:8443\"]";
+    for (rest, expected) in [
+        (String::new(), "serve.https has no certificate"),
+        ("[serve.tls]\ncertificate = \"/a.pem\"".into(), "serve.tls.key is missing"),
+        ("[serve.tls]\nkey = \"/a.key\"".into(), "serve.tls.certificate is missing"),
+        (format!("[[serve.tls.pair]]\n{pair}"), "serve.tls.certificate is missing"),
+        (
+            format!("[serve.tls]\n{pair}\n[[serve.tls.pair]]\nkey = \"/b.key\""),
+            "serve.tls.pair[0].certificate is missing",
+        ),
+        (format!("[serve.tls]\n{pair}\nwrite_buffer = \"1 KiB\""), "16 KiB to 4 MiB"),
+        (format!("[serve.tls]\n{pair}\nhandshakes_max = 0"), "serve.tls.handshakes_max is 0"),
+    ] {
+        let shown = faults(&smallest(https, &rest));
+        assert!(shown.contains(expected) && shown.ends_with("1 fault in the configuration"), "{rest}: {shown}");
+    }
+    let only = smallest(https, &format!("[serve.tls]\n{pair}")).replace("http = [\"127.0.0.1:8080\"]\n", "");
+    assert!(Config::parse("oca.toml", &only, MACHINE).is_ok(), "HTTPS alone is enough");
+    let twice = smallest("https = [\"127.0.0.1:8080\"]", &format!("[serve.tls]\n{pair}"));
+    assert!(faults(&twice).contains("take the same port"));
+}
+
+#[test]
+fn a_pair_that_is_no_good_is_a_fault_where_it_is_named() {
+    let machine = Machine { now: Some(crate::asset::UnixTime(1_767_225_600)), ..MACHINE };
+    let tls = "[serve.tls]\ncertificate = \"/nowhere/a.pem\"\nkey = \"/nowhere/a.key\"\n\
+               [[serve.tls.pair]]\ncertificate = 5\nkey = \"/nowhere/b.key\"\n\
+               [[serve.tls.pair]]\ncertificate = \"/nowhere/c.pem\"\nkey = \"/nowhere/c.key\"";
+    let text = smallest("https = [\"127.0.0.1:8443\"]", tls);
+    let shown = Config::parse("oca.toml", &text, machine).expect_err("nothing is there").to_string();
+    for (line, expected) in [
+        (11, "/nowhere/a.pem cannot be read"),
+        (14, "cannot be read: it is a integer"),
+        (17, "/nowhere/c.pem cannot be read"),
+    ] {
+        assert!(shown.contains(expected), "'{expected}' is not in\n{shown}");
+        assert!(shown.contains(&format!("oca.toml:{line}:")), "line {line} is not named in\n{shown}");
+    }
+    assert!(shown.ends_with("3 faults in the configuration"), "{shown}");
 }
 
 #[test]

@@ -2,13 +2,20 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::asset::{BitRate, ByteCount};
+use crate::{
+    asset::{BitRate, ByteCount},
+    net::tls::PairFiles,
+};
 
 /// How viewers are served.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Addresses for plain HTTP.
     pub http: Vec<SocketAddr>,
+    /// Addresses for HTTPS.
+    pub https: Vec<SocketAddr>,
+    /// TLS on the addresses for HTTPS.
+    pub tls: Tls,
     /// Worker threads; 0 stands for one per core.
     pub workers: usize,
     /// Open connections, over all workers; further ones get a fast 503 and are closed.
@@ -57,6 +64,33 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
+/// TLS towards viewers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    /// Certificates with their keys; the first is for clients that name no host, or one that no other is for.
+    pub pairs: Vec<PairFiles>,
+    /// How often their files are looked at for changes.
+    pub check_interval: Duration,
+    /// Longest time from the connection to the end of the handshake.
+    pub handshake_timeout: Duration,
+    /// Handshakes under way, over all workers; the oldest gives way to one more.
+    pub handshakes_max: usize,
+    /// Bytes encrypted for one connection that the kernel has not taken yet.
+    pub write_buffer: ByteCount,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            pairs: Vec::new(),
+            check_interval: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            handshakes_max: 4096,
+            write_buffer: ByteCount(256 << 10),
+        }
+    }
+}
+
 /// Cross-origin resource sharing, as the Fetch standard has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cors {
@@ -70,6 +104,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             http: Vec::new(),
+            https: Vec::new(),
+            tls: Tls::default(),
             workers: 0,
             connections_max: 16_384,
             descriptors_reserved: 512,

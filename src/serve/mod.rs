@@ -34,7 +34,7 @@ use std::{
     thread::JoinHandle,
 };
 
-pub use config::{Config, Cors};
+pub use config::{Config, Cors, Tls};
 
 use crate::{
     catalog::Catalog,
