@@ -9,5 +9,7 @@ mod config;
 mod counters;
 pub mod logging;
 pub mod metrics;
+#[cfg(test)]
+mod tests;
 
 pub use config::{AccessConfig, AccessFormat, Config, LogFormat};
