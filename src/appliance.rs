@@ -1,6 +1,6 @@
 //! Puts an appliance together, from the bottom up, and takes it apart again in reverse.
 //!
-//! limits -> listeners bound -> access log -> residency -> catalog -> fill -> admin -> workers -> serving
+//! limits -> certificates -> listeners bound -> access log -> residency -> catalog -> fill -> admin -> workers -> serving
 //!
 //! Addresses are bound before anything is opened, so that a port that is taken costs nothing; viewers are served last, when
 //! everything below them stands.
@@ -39,6 +39,9 @@ pub enum StartError {
     /// An address cannot be bound.
     #[error("listen on {0}")]
     Listen(#[source] io::Error),
+    /// A certificate cannot be shown to viewers.
+    #[error("prepare TLS")]
+    Tls(#[from] serve::TlsError),
     /// The access log cannot be opened.
     #[error("open the access log")]
     AccessLog(#[source] io::Error),
@@ -60,6 +63,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Appliance {
     http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
     admin: SocketAddr,
     parts: Parts,
 }
@@ -69,6 +73,7 @@ pub struct Appliance {
 struct Parts {
     phase: PhaseCell,
     access_log: Arc<AccessLog>,
+    renewal: Option<Arc<serve::Renewal>>,
     catalog: Arc<Catalog>,
     runtime: Runtime,
     fill: fill::Fill,
@@ -83,7 +88,7 @@ struct View {
     catalog: Arc<Catalog>,
     residency: Arc<Residency>,
     metrics: Arc<Metrics>,
-    http: Vec<SocketAddr>,
+    listeners: Vec<SocketAddr>,
     sources: Vec<String>,
     workers: usize,
 }
@@ -99,14 +104,14 @@ impl Appliance {
             Ok(limit) => tracing::debug!(limit, "file descriptors"),
             Err(err) => tracing::warn!(error = %err, "the limit of file descriptors cannot be raised"),
         }
-        let listeners = serve::bind(&config.serve).map_err(StartError::Listen)?;
-        let admin_listener = admin::bind(&config.admin).map_err(StartError::Listen)?;
-        let admin = admin_listener.local_addr().map_err(StartError::Listen)?;
-        let http = listeners.addresses().to_vec();
-
         let (started, clock, phase) = (Instant::now(), Clock::system(), PhaseCell::default());
         let worker_count = serve::worker_count(&config.serve);
         let metrics = Arc::new(Metrics::new(worker_count));
+        let renewal = serve::Renewal::start(&config.serve, &metrics, &clock)?;
+        let listeners = serve::bind(&config.serve).map_err(StartError::Listen)?;
+        let admin_listener = admin::bind(&config.admin).map_err(StartError::Listen)?;
+        let admin = admin_listener.local_addr().map_err(StartError::Listen)?;
+        let (http, https) = (listeners.http().to_vec(), listeners.https().to_vec());
         let access_log =
             Arc::new(AccessLog::start(&config.telemetry.access, worker_count).map_err(StartError::AccessLog)?);
         let residency = Arc::new(Residency::new(&config.storage).map_err(StartError::Engine)?);
@@ -136,7 +141,7 @@ impl Appliance {
             catalog: Arc::clone(&catalog),
             residency: Arc::clone(&residency),
             metrics: Arc::clone(&metrics),
-            http: http.clone(),
+            listeners: [http.as_slice(), &https].concat(),
             sources: config.fill.sources.iter().map(|source| source.name.clone()).collect(),
             workers: worker_count,
         });
@@ -149,9 +154,13 @@ impl Appliance {
                 tracing::error!(error = %err, "the admin listener ended");
             }
         });
+        if let Some(renewal) = &renewal {
+            runtime.spawn(renew(Arc::clone(renewal), config.serve.tls.check_interval));
+        }
         let foundation = serve::Foundation {
             catalog: Arc::clone(&catalog),
             residency,
+            renewal: renewal.clone(),
             metrics,
             access_log: Arc::clone(&access_log),
             clock,
@@ -161,8 +170,9 @@ impl Appliance {
         };
         let workers = serve::start(&config.serve, listeners, &foundation).map_err(StartError::Threads)?;
         phase.enter(Phase::Serving);
-        tracing::info!(?http, %admin, workers = worker_count, assets = catalog.len(), "serving");
-        Ok(Self { http, admin, parts: Parts { phase, access_log, catalog, runtime, fill, stop_admin, workers } })
+        tracing::info!(?http, ?https, %admin, workers = worker_count, assets = catalog.len(), "serving");
+        let parts = Parts { phase, access_log, renewal, catalog, runtime, fill, stop_admin, workers };
+        Ok(Self { http, https, admin, parts })
     }
 
     /// Where viewers connect to.
@@ -170,14 +180,22 @@ impl Appliance {
         &self.http
     }
 
+    /// Where viewers connect to by TLS.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
     /// Where operators connect to.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
     }
 
-    /// Opens the access log's file anew.
-    pub fn reopen_logs(&self) {
+    /// Opens the access log's file anew, and has certificates read anew.
+    pub fn reload(&self) {
         self.parts.access_log.reopen();
+        if let Some(renewal) = self.parts.renewal.clone() {
+            self.parts.runtime.spawn_blocking(move || renewal.reload());
+        }
     }
 
     /// Drains, makes everything durable and ends. On a thread of its own, since it blocks and ends a runtime.
@@ -210,6 +228,19 @@ impl Parts {
         drop(self.stop_admin);
         self.runtime.shutdown_timeout(RUNTIME_PATIENCE);
         tracing::info!("stopped");
+    }
+}
+
+/// Looks at the files of certificates for as long as the runtime lives.
+async fn renew(renewal: Arc<serve::Renewal>, every: Duration) {
+    let mut looks = tokio::time::interval(every);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let renewal = Arc::clone(&renewal);
+        if tokio::task::spawn_blocking(move || renewal.look()).await.is_err() {
+            tracing::error!("looking at certificates panicked");
+        }
     }
 }
 
@@ -277,7 +308,7 @@ impl Subject for View {
             "ready": self.ready().is_ok(),
             "not_ready_because": self.ready().err().unwrap_or_default(),
             "uptime_seconds": self.started.elapsed().as_secs(),
-            "listeners": self.http.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "listeners": self.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "workers": self.workers,
             "connections": self.metrics.connections(),
             "cold_reads_by": self.residency.engine_name(),

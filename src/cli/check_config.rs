@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 stdout(),
                 "{}: good. {}, {} of {}, {}",
                 arguments.file.display(),
-                count(config.serve.http.len(), "listener"),
+                count(config.serve.http.len() + config.serve.https.len(), "listener"),
                 count(config.storage.volumes.len(), "volume"),
                 ByteCount(capacity),
                 count(config.fill.sources.len(), "source"),

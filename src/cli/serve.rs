@@ -52,8 +52,8 @@ async fn serve(config: Config, announce: Option<&Path>) -> anyhow::Result<()> {
             _ = terminated.recv() => break,
             _ = interrupted.recv() => break,
             _ = hung_up.recv() => {
-                tracing::info!("access log is opened anew; other changes of the configuration need a restart");
-                appliance.reopen_logs();
+                tracing::info!("access log and certificates are read anew; other changes of the configuration need a restart");
+                appliance.reload();
             }
         }
     }
@@ -69,6 +69,7 @@ async fn serve(config: Config, announce: Option<&Path>) -> anyhow::Result<()> {
 fn write_announcement(file: &Path, appliance: &Appliance) -> std::io::Result<()> {
     let announcement = json!({
         "http": appliance.http_addresses().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "https": appliance.https_addresses().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "admin": appliance.admin_address().to_string(),
         "pid": std::process::id(),
     });

@@ -58,8 +58,10 @@ pub(super) struct Reader {
     pub(super) catalog: Arc<Catalog>,
     pub(super) lease: Lease,
     pub(super) residency: Arc<Residency>,
-    /// Bytes made resident and handed out at once.
+    /// Bytes made resident at once.
     pub(super) window: u64,
+    /// Bytes handed out at once; no more than a window.
+    pub(super) handout: u64,
     /// Bytes asked of fill ahead of what is sent.
     pub(super) read_ahead: u64,
     /// Longest wait for the next byte.
@@ -242,7 +244,7 @@ impl AssetBody {
             return Next::Wait(Box::pin(self.reader.clone().read(part)));
         }
         let reader = &self.reader;
-        let here = reader.entry().available(part.start()).min(part.len()).min(reader.window);
+        let here = reader.entry().available(part.start()).min(part.len()).min(reader.handout);
         let slice = ByteRange::new(part.start(), part.start() + here).and_then(|range| reader.lease.slice(range));
         match slice.and_then(|slice| reader.residency.resident_now(slice)) {
             Some(bytes) => Next::Ready(bytes),
@@ -267,8 +269,11 @@ impl AssetBody {
         Ok(())
     }
 
-    /// Takes `bytes` as sent.
-    fn advance(&mut self, bytes: Bytes) -> Chunk {
+    /// Takes the first of `bytes` as sent, as many as are handed out at once.
+    fn advance(&mut self, mut bytes: Bytes) -> Chunk {
+        if matches!(self.pieces.front(), Some(Piece::Part(_))) {
+            bytes.truncate(usize::try_from(self.reader.handout).unwrap_or(usize::MAX));
+        }
         let sent = bytes.len() as u64;
         self.left -= sent;
         match self.pieces.pop_front() {

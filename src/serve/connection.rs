@@ -9,6 +9,8 @@ use crate::telemetry::metrics::{CloseReason, WorkerMetrics};
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
+    /// A session of TLS is agreed on.
+    Handshake,
     /// Nothing has come on it yet.
     Fresh,
     /// A request's head is on its way in.
@@ -33,6 +35,8 @@ pub(super) struct Connection {
     blocked: Cell<bool>,
     /// Bytes handed to the kernel in all.
     sent: Cell<u64>,
+    /// Bytes of an asset that a body hands out at once, at most.
+    handout_max: Cell<u64>,
     pub(super) closing: Cell<Option<CloseReason>>,
     pub(super) pace: Cell<Pace>,
 }
@@ -59,6 +63,7 @@ impl Connection {
             doing: Cell::new(Doing::Fresh),
             blocked: Cell::new(false),
             sent: Cell::new(0),
+            handout_max: Cell::new(u64::MAX),
             closing: Cell::new(None),
             pace: Cell::default(),
         })
@@ -84,7 +89,7 @@ impl Connection {
 
     /// Whether nothing is under way: no request has begun, and the kernel has every byte of the last response.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self.doing.get(), Doing::Idle | Doing::Fresh) && !self.blocked.get()
+        matches!(self.doing.get(), Doing::Idle | Doing::Fresh | Doing::Handshake) && !self.blocked.get()
     }
 
     /// Bytes came in: between requests, they are the first of a head. Later ones do not refresh its deadline, and neither do
@@ -93,7 +98,7 @@ impl Connection {
         match self.doing.get() {
             Doing::Idle => self.begin(Doing::Head),
             Doing::Fresh => self.doing.set(Doing::Head),
-            Doing::Head | Doing::Waiting | Doing::Responding => {}
+            Doing::Handshake | Doing::Head | Doing::Waiting | Doing::Responding => {}
         }
     }
 
@@ -107,6 +112,16 @@ impl Connection {
 
     pub(super) fn set_blocked(&self) {
         self.blocked.set(true);
+    }
+
+    /// Bytes of an asset that a body hands out at once, at most.
+    pub(super) fn handout_max(&self) -> u64 {
+        self.handout_max.get()
+    }
+
+    /// Bytes that are read in user space are handed out in small parts: whether they are in memory is looked at with each.
+    pub(super) fn set_handout_max(&self, bytes: u64) {
+        self.handout_max.set(bytes);
     }
 
     /// The kernel took `count` bytes.

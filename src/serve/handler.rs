@@ -230,6 +230,7 @@ impl Handler {
             lease: self.lease(entry).await?,
             residency: Arc::clone(&self.residency),
             window: self.window,
+            handout: self.window.min(connection.handout_max()),
             read_ahead: self.read_ahead,
             patience: self.config.miss_timeout,
         };

@@ -25,9 +25,9 @@ pub(super) struct Hit {
 }
 
 impl Handler {
-    /// Answers `asked`, if that takes nothing but what is in memory; writes the head to `out`, up to where the connection adds its
+    /// Answers `asked`, if that takes nothing but at most `most` bytes in memory; writes the head to `out`, up to where the connection adds its
     /// own fields. Never waits. Where it gives `None`, `out` is as it was.
-    pub(super) fn hit_now(&self, asked: &Head<'_>, out: &mut Vec<u8>) -> Option<Hit> {
+    pub(super) fn hit_now(&self, asked: &Head<'_>, most: u64, out: &mut Vec<u8>) -> Option<Hit> {
         let fields = &asked.fields;
         let is_get = asked.method == "GET";
         if !(is_get || asked.method == "HEAD")
@@ -54,7 +54,7 @@ impl Handler {
         let sent = part.or_else(|| ByteRange::new(0, meta.length)).filter(|_| is_get);
         let chunk = match sent {
             None => None,
-            Some(sent) if sent.len() <= self.window && entry.is_sealed() => {
+            Some(sent) if sent.len() <= self.window.min(most) && entry.is_sealed() => {
                 let lease = entry.lease_now()?;
                 let bytes: Bytes = self.residency.resident_now(lease.slice(sent)?)?;
                 Some(Chunk { bytes, mapping: Some(lease.into_mapping()) })

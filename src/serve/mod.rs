@@ -3,6 +3,8 @@
 //! worker (accepts) -> http1 (reads heads) -> hit (what is in memory, at once)                    -> wire
 //!                                         -> request -> handler -> response -> body (all the rest) -> wire
 //!
+//! The wire is plain TCP or `secure`; `renewal` keeps the certificates those of the files.
+//!
 //! The connection knows what is going on, the sweeper watches that, the exchange counts and logs it.
 //!
 //! Never writes to disk, never asks a source, never waits for a page on a worker: what is missing is demanded from the catalog,
@@ -17,8 +19,10 @@ mod handler;
 mod hit;
 mod http1;
 pub mod ranges;
+mod renewal;
 mod request;
 mod response;
+mod secure;
 mod sweeper;
 mod wire;
 mod worker;
@@ -35,6 +39,7 @@ use std::{
 };
 
 pub use config::{Config, Cors, Tls};
+pub use renewal::{Renewal, TlsError};
 
 use crate::{
     catalog::Catalog,
@@ -50,8 +55,16 @@ use worker::Worker;
 /// The sockets that viewers connect to, one of each address for each worker.
 #[derive(Debug)]
 pub struct Listeners {
-    per_worker: Vec<Vec<TcpListener>>,
-    addresses: Vec<SocketAddr>,
+    per_worker: Vec<Vec<(TcpListener, Scheme)>>,
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
 }
 
 /// Binds the viewers' addresses.
@@ -60,13 +73,17 @@ pub struct Listeners {
 /// The address that cannot be bound, and why.
 pub fn bind(config: &Config) -> io::Result<Listeners> {
     let workers = worker_count(config);
-    let mut listeners = Listeners { per_worker: (0..workers).map(|_| Vec::new()).collect(), addresses: Vec::new() };
-    for address in &config.http {
+    let mut listeners =
+        Listeners { per_worker: (0..workers).map(|_| Vec::new()).collect(), http: Vec::new(), https: Vec::new() };
+    let plain = config.http.iter().map(|address| (address, Scheme::Http, "serve.http"));
+    let secure = config.https.iter().map(|address| (address, Scheme::Https, "serve.https"));
+    for (address, scheme, key) in plain.chain(secure) {
         let bound = listener::bind_for_each(*address, workers, config.backlog)
-            .map_err(|err| io::Error::new(err.kind(), format!("serve.http {address}: {err}")))?;
-        listeners.addresses.push(bound[0].local_addr()?);
+            .map_err(|err| io::Error::new(err.kind(), format!("{key} {address}: {err}")))?;
+        let addresses = if scheme == Scheme::Http { &mut listeners.http } else { &mut listeners.https };
+        addresses.push(bound[0].local_addr()?);
         for (worker, listener) in listeners.per_worker.iter_mut().zip(bound) {
-            worker.push(listener);
+            worker.push((listener, scheme));
         }
     }
     Ok(listeners)
@@ -78,9 +95,14 @@ pub fn worker_count(config: &Config) -> usize {
 }
 
 impl Listeners {
-    /// The addresses that are bound; where the configuration says port 0, with the port that it became.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// The addresses for plain HTTP that are bound; where the configuration says port 0, with the port that it became.
+    pub fn http(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// As `http`, for HTTPS.
+    pub fn https(&self) -> &[SocketAddr] {
+        &self.https
     }
 }
 
@@ -91,6 +113,8 @@ pub struct Foundation {
     pub catalog: Arc<Catalog>,
     /// How cold bytes come into memory.
     pub residency: Arc<Residency>,
+    /// The certificates for viewers of HTTPS.
+    pub renewal: Option<Arc<Renewal>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is logged of each response.
@@ -127,6 +151,8 @@ pub fn start(config: &Config, listeners: Listeners, on: &Foundation) -> io::Resu
         let metrics = on.metrics.worker(number);
         let handler_parts = (Arc::clone(&config), Arc::clone(&on.catalog), Arc::clone(&on.residency), on.clock.clone());
         let ring = on.access_log.ring(number);
+        let tls = on.renewal.as_ref().map(|renewal| renewal.server());
+        let handshakes_max = config.tls.handshakes_max.div_ceil(on.metrics.worker_count());
         let (window, read_ahead, phase, open) =
             (on.window, on.read_ahead.max(on.window), on.phase.watch(), Arc::clone(&open));
         let core = pin.then(|| cores[number % cores.len()]);
@@ -148,7 +174,7 @@ pub fn start(config: &Config, listeners: Listeners, on: &Foundation) -> io::Resu
                 request_ids: Cell::new((number as u64) << 48),
             };
             let connections_max = config.connections_max;
-            Worker { config, listeners, handler, metrics, open, connections_max, phase }.run()
+            Worker { config, listeners, handler, metrics, open, connections_max, phase, tls, handshakes_max }.run()
         };
         threads.push(std::thread::Builder::new().name(format!("oca-worker-{number}")).spawn(run)?);
     }

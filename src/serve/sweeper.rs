@@ -4,7 +4,8 @@
 //! connection's task ends by itself. A deadline may be overrun by up to a second.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
+    collections::VecDeque,
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -21,11 +22,16 @@ use crate::{sys::socket, telemetry::metrics::CloseReason};
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
     connections: RefCell<Vec<(Weak<TcpStream>, Rc<Connection>)>>,
+    /// Those in a handshake, the oldest first; and some that are past it.
+    handshakes: RefCell<VecDeque<(Weak<TcpStream>, Rc<Connection>)>>,
+    /// Handshakes that go on.
+    under_way: Cell<usize>,
 }
 
 /// The deadlines, in milliseconds and bytes per second.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
+    handshake: u64,
     header: u64,
     idle: u64,
     stall: u64,
@@ -37,6 +43,7 @@ impl Deadlines {
     pub(super) fn new(config: &Config) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
+            handshake: millis(config.tls.handshake_timeout),
             header: millis(config.header_timeout),
             idle: millis(config.idle_timeout),
             stall: millis(config.stall_timeout),
@@ -48,6 +55,7 @@ impl Deadlines {
     /// Whether, and why, a connection's time is up. `acked`: bytes that its client has acknowledged in all.
     fn verdict(&self, connection: &Connection, acked: impl FnOnce() -> u64) -> Option<CloseReason> {
         match connection.doing() {
+            Doing::Handshake if connection.doing_for() > self.handshake => Some(CloseReason::HandshakeTimeout),
             Doing::Fresh | Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
             Doing::Idle if connection.is_idle() && connection.doing_for() > self.idle => Some(CloseReason::IdleTimeout),
             _ if connection.is_blocked() => self.pace(connection, acked()),
@@ -95,8 +103,32 @@ impl Sweeper {
         self.connections.borrow_mut().push((Rc::downgrade(stream), Rc::clone(connection)));
     }
 
+    /// A handshake begins. Where that makes more than `max`, the oldest is cut: it has had its time, and who comes now is likelier to
+    /// be a viewer.
+    pub(super) fn begin_handshake(&self, stream: &Rc<TcpStream>, connection: &Rc<Connection>, max: usize) {
+        let mut handshakes = self.handshakes.borrow_mut();
+        handshakes.push_back((Rc::downgrade(stream), Rc::clone(connection)));
+        self.under_way.set(self.under_way.get() + 1);
+        while self.under_way.get() > max {
+            let Some((stream, connection)) = handshakes.pop_front() else { return };
+            if let Some(stream) = stream.upgrade().filter(|_| goes_on(&connection)) {
+                close(&stream, &connection, CloseReason::HandshakesMax);
+                self.under_way.set(self.under_way.get() - 1);
+            }
+        }
+    }
+
+    /// A handshake is over, however it ended.
+    pub(super) fn end_handshake(&self, connection: &Connection) {
+        connection.begin(Doing::Fresh);
+        if connection.closing.get() != Some(CloseReason::HandshakesMax) {
+            self.under_way.set(self.under_way.get() - 1);
+        }
+    }
+
     /// Looks at every connection once; forgets those that have ended.
     pub(super) fn sweep(&self, deadlines: &Deadlines) {
+        self.handshakes.borrow_mut().retain(|(_, connection)| goes_on(connection));
         self.connections.borrow_mut().retain(|(stream, connection)| {
             let Some(stream) = stream.upgrade() else { return false };
             let acked = || connection.sent().saturating_sub(socket::unacknowledged(&*stream).unwrap_or(0));
@@ -131,6 +163,11 @@ impl Sweeper {
     }
 }
 
+/// Whether a handshake goes on. Until its task has ended, that it is closed tells that it does not.
+fn goes_on(connection: &Connection) -> bool {
+    connection.doing() == Doing::Handshake && connection.closing.get() != Some(CloseReason::HandshakesMax)
+}
+
 fn close(stream: &TcpStream, connection: &Connection, reason: CloseReason) {
     connection.closing.set(Some(reason));
     connection.metrics.closed(reason);
@@ -147,13 +184,19 @@ fn close(stream: &TcpStream, connection: &Connection, reason: CloseReason) {
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, net::SocketAddr};
+    use std::net::SocketAddr;
 
     use super::*;
     use crate::telemetry::metrics::Metrics;
 
-    const DEADLINES: Deadlines =
-        Deadlines { header: 10_000, idle: 60_000, stall: 30_000, rate_window: 60_000, rate_min: 8_000 };
+    const DEADLINES: Deadlines = Deadlines {
+        handshake: 5_000,
+        header: 10_000,
+        idle: 60_000,
+        stall: 30_000,
+        rate_window: 60_000,
+        rate_min: 8_000,
+    };
 
     fn connection() -> (Rc<Connection>, Rc<Cell<u64>>) {
         let now = Rc::new(Cell::new(1_000_000));
@@ -172,6 +215,17 @@ mod tests {
         now.set(now.get() + 1);
         connection.received();
         assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::HeaderTimeout));
+    }
+
+    #[test]
+    fn a_handshake_has_a_deadline_of_its_own() {
+        let (connection, now) = connection();
+        connection.begin(Doing::Handshake);
+        now.set(now.get() + 5_000);
+        connection.received();
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        now.set(now.get() + 1);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::HandshakeTimeout));
     }
 
     #[test]

@@ -22,16 +22,18 @@ use tokio::{
 };
 
 use super::{
-    Config,
-    connection::Connection,
+    Config, Scheme,
+    connection::{Connection, Doing},
     handler::Handler,
     http1::{Desk, Http1},
+    secure::{NoSession, Secure},
     sweeper::{Deadlines, Sweeper},
     wire::Plain,
 };
 use crate::{
+    net::tls::{Established, Protocol, Server, Session, Version},
     sys::{Phase, phase::draining, socket},
-    telemetry::metrics::WorkerMetrics,
+    telemetry::metrics::{CloseReason, Handshake, WorkerMetrics},
 };
 
 /// How often deadlines are looked at.
@@ -51,13 +53,17 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) config: Arc<Config>,
-    pub(super) listeners: Vec<StdListener>,
+    pub(super) listeners: Vec<(StdListener, Scheme)>,
     pub(super) handler: Handler,
     pub(super) metrics: Arc<WorkerMetrics>,
     /// Connections of all workers.
     pub(super) open: Arc<AtomicUsize>,
     pub(super) connections_max: usize,
     pub(super) phase: watch::Receiver<Phase>,
+    /// TLS, where viewers are served by it.
+    pub(super) tls: Option<Arc<Server>>,
+    /// Handshakes of this worker under way.
+    pub(super) handshakes_max: usize,
 }
 
 /// What the tasks of a worker share.
@@ -73,6 +79,8 @@ struct Shared {
     open: Arc<AtomicUsize>,
     connections_max: usize,
     phase: watch::Receiver<Phase>,
+    tls: Option<Arc<Server>>,
+    handshakes_max: usize,
 }
 
 impl Worker {
@@ -103,13 +111,15 @@ impl Worker {
             open: self.open,
             connections_max: self.connections_max,
             phase: self.phase,
+            tls: self.tls,
+            handshakes_max: self.handshakes_max,
         });
         let keeper = tokio::task::spawn_local(keep_time(Rc::clone(&shared)));
         let mut accepting = Vec::new();
-        for listener in self.listeners {
+        for (listener, scheme) in self.listeners {
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(Rc::clone(&shared), listener)));
+            accepting.push(tokio::task::spawn_local(accept(Rc::clone(&shared), listener, scheme)));
         }
         let mut phase = shared.phase.clone();
         draining(&mut phase).await;
@@ -142,10 +152,10 @@ async fn keep_time(shared: Rc<Shared>) {
     }
 }
 
-async fn accept(shared: Rc<Shared>, listener: TcpListener) {
+async fn accept(shared: Rc<Shared>, listener: TcpListener, scheme: Scheme) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => shared.take(stream, peer),
+            Ok((stream, peer)) => shared.take(stream, peer, scheme),
             Err(err) => {
                 // A client that left in the queue is its own affair; without descriptors, asking again at once does not help.
                 if matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) {
@@ -159,13 +169,14 @@ async fn accept(shared: Rc<Shared>, listener: TcpListener) {
 }
 
 impl Shared {
-    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, scheme: Scheme) {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         let counted = Counted { shared: Rc::clone(self) };
         self.here.set(self.here.get() + 1);
         if open >= self.connections_max {
             self.metrics.refused();
-            if self.refusing.get() < REFUSALS_MAX {
+            // A client of HTTPS could be told only after a handshake, which is what there is no room for.
+            if self.refusing.get() < REFUSALS_MAX && scheme == Scheme::Http {
                 tokio::task::spawn_local(refuse(Rc::clone(self), stream, counted));
             }
             return;
@@ -174,28 +185,73 @@ impl Shared {
         if let Err(err) = tune(&stream, &self.config) {
             tracing::debug!(error = %err, "connection cannot be tuned");
         }
+        let connection = Connection::new(peer, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
+        let stream = Rc::new(stream);
+        self.sweeper.add(&stream, &connection);
         let shared = Rc::clone(self);
+        // Two kinds of tasks: a plain connection does not pay for the size of the other's.
+        match scheme {
+            Scheme::Http => self.spawn(counted, peer, async move { shared.serve_plain(stream, connection).await }),
+            Scheme::Https => self.spawn(counted, peer, async move { shared.serve_secure(stream, connection).await }),
+        }
+    }
+
+    fn spawn(
+        self: &Rc<Self>,
+        counted: Counted,
+        client: SocketAddr,
+        serving: impl Future<Output = io::Result<()>> + 'static,
+    ) {
+        let metrics = Arc::clone(&self.metrics);
         tokio::task::spawn_local(async move {
-            let client = peer;
-            let served = AssertUnwindSafe(shared.serve_connection(stream, client)).catch_unwind().await;
-            if served.is_err() {
-                shared.metrics.panicked();
-                tracing::error!(%client, "a request panicked; its connection is closed");
+            match AssertUnwindSafe(serving).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(err)) => {
+                    // Clients that hang up, and those that write no HTTP, are everyday; the error says which.
+                    tracing::debug!(%client, error = %err, "connection ended");
+                    metrics.connection_error();
+                }
+                Err(_) => {
+                    metrics.panicked();
+                    tracing::error!(%client, "a request panicked; its connection is closed");
+                }
             }
             drop(counted);
         });
     }
 
-    async fn serve_connection(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let stream = Rc::new(stream);
-        let connection = Connection::new(peer, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
-        self.sweeper.add(&stream, &connection);
+    async fn serve_plain(self: Rc<Self>, stream: Rc<TcpStream>, connection: Rc<Connection>) -> io::Result<()> {
         let wire = Plain::new(stream, Rc::clone(&connection));
-        let ended = Http1::new(wire, connection, Rc::clone(&self.handler), Rc::clone(&self.desk)).serve().await;
-        if let Err(err) = ended {
-            // Clients that hang up, and those that write no HTTP, are everyday; the error says which.
-            tracing::debug!(client = %peer, error = %err, "connection ended");
-            self.metrics.connection_error();
+        Http1::new(wire, connection, Rc::clone(&self.handler), Rc::clone(&self.desk)).serve().await
+    }
+
+    async fn serve_secure(self: Rc<Self>, stream: Rc<TcpStream>, connection: Rc<Connection>) -> io::Result<()> {
+        let Some(server) = self.tls.as_ref() else { return Err(io::ErrorKind::Unsupported.into()) };
+        let write_buffer = usize::try_from(self.config.tls.write_buffer.0).unwrap_or(usize::MAX);
+        connection.set_handout_max(self.config.tls.write_buffer.0);
+        connection.begin(Doing::Handshake);
+        self.sweeper.begin_handshake(&stream, &connection, self.handshakes_max);
+        let session = Session::new(Arc::clone(server));
+        let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, write_buffer);
+        let shaken = wire.handshake().await;
+        self.sweeper.end_handshake(&connection);
+        self.metrics.handshake(outcome(&shaken, connection.closing.get()));
+        match shaken {
+            Ok(Established { protocol: Protocol::Http1 | Protocol::Http2, .. }) => {
+                drop(stream);
+                Http1::new(wire, connection, Rc::clone(&self.handler), Rc::clone(&self.desk)).serve().await
+            }
+            Err(NoSession::Left) => Ok(()),
+            Err(NoSession::Plaintext) => {
+                let body = "this port speaks HTTPS\n";
+                let answer = format!(
+                    "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                tell(&stream, &answer).await;
+                Ok(())
+            }
+            Err(NoSession::Failed(err)) => Err(err),
         }
     }
 
@@ -252,10 +308,16 @@ async fn refuse(shared: Rc<Shared>, stream: TcpStream, counted: Counted) {
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         shared.config.retry_after.as_secs().max(1)
     );
+    tell(&stream, &answer).await;
+    shared.refusing.set(shared.refusing.get() - 1);
+    drop(counted);
+}
+
+async fn tell(stream: &TcpStream, answer: &str) {
     let told = async {
         stream.writable().await?;
         stream.try_write(answer.as_bytes())?;
-        rustix::net::shutdown(&stream, rustix::net::Shutdown::Write)?;
+        rustix::net::shutdown(stream, rustix::net::Shutdown::Write)?;
         let mut waste = [0_u8; 1024];
         // What it has already asked is read and dropped, up to what a head may be.
         for _ in 0..16 {
@@ -271,6 +333,20 @@ async fn refuse(shared: Rc<Shared>, stream: TcpStream, counted: Counted) {
     if let Ok(Err(err)) = timeout(REFUSAL_PATIENCE, told).await {
         tracing::debug!(error = %err, "a refused client was gone before it was told");
     }
-    shared.refusing.set(shared.refusing.get() - 1);
-    drop(counted);
+}
+
+/// What a handshake came to.
+fn outcome(shaken: &Result<Established, NoSession>, closing: Option<CloseReason>) -> Handshake {
+    match shaken {
+        Ok(Established { version: Version::Tls12, resumed: false, .. }) => Handshake::Full12,
+        Ok(Established { version: Version::Tls12, resumed: true, .. }) => Handshake::Resumed12,
+        Ok(Established { version: Version::Tls13, resumed: false, .. }) => Handshake::Full13,
+        Ok(Established { version: Version::Tls13, resumed: true, .. }) => Handshake::Resumed13,
+        Err(_) if closing.is_some() => Handshake::Cut,
+        Err(NoSession::Left) => Handshake::Left,
+        Err(NoSession::Plaintext) => Handshake::Plaintext,
+        // Who hangs up in the middle is gone rather than wrong.
+        Err(NoSession::Failed(err)) if err.kind() == io::ErrorKind::ConnectionReset => Handshake::Left,
+        Err(NoSession::Failed(_)) => Handshake::Failed,
+    }
 }

@@ -93,6 +93,8 @@ pub enum SendPath {
     Sendfile,
     /// From memory of ours.
     Copied,
+    /// By TLS.
+    Encrypted,
 }
 
 /// Why the appliance ended a connection.
@@ -108,11 +110,22 @@ pub enum CloseReason {
     TooSlow,
     /// The appliance is draining.
     Drain,
+    /// The handshake of TLS was not over in time.
+    HandshakeTimeout,
+    /// More handshakes were under way than are allowed, and this was the oldest.
+    HandshakesMax,
 }
 
 impl CloseReason {
-    pub(super) const ALL: [Self; 5] =
-        [Self::HeaderTimeout, Self::IdleTimeout, Self::Stalled, Self::TooSlow, Self::Drain];
+    pub(super) const ALL: [Self; 7] = [
+        Self::HeaderTimeout,
+        Self::IdleTimeout,
+        Self::Stalled,
+        Self::TooSlow,
+        Self::Drain,
+        Self::HandshakeTimeout,
+        Self::HandshakesMax,
+    ];
 
     pub(super) fn label(self) -> &'static str {
         match self {
@@ -121,6 +134,56 @@ impl CloseReason {
             Self::Stalled => "stalled",
             Self::TooSlow => "too_slow",
             Self::Drain => "drain",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::HandshakesMax => "handshakes_max",
+        }
+    }
+}
+
+/// How a handshake of TLS ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// TLS 1.2, from the beginning.
+    Full12,
+    /// TLS 1.2, with an earlier session taken up again.
+    Resumed12,
+    /// TLS 1.3, from the beginning.
+    Full13,
+    /// TLS 1.3, with an earlier session taken up again.
+    Resumed13,
+    /// The client asked for what is not served, or broke the protocol.
+    Failed,
+    /// The client left before its end.
+    Left,
+    /// The appliance ended it: see `CloseReason`.
+    Cut,
+    /// The client spoke HTTP without TLS.
+    Plaintext,
+}
+
+impl Handshake {
+    pub(super) const ALL: [Self; 8] = [
+        Self::Full12,
+        Self::Resumed12,
+        Self::Full13,
+        Self::Resumed13,
+        Self::Failed,
+        Self::Left,
+        Self::Cut,
+        Self::Plaintext,
+    ];
+
+    /// Version and outcome.
+    pub(super) fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Full12 => ("1.2", "full"),
+            Self::Resumed12 => ("1.2", "resumed"),
+            Self::Full13 => ("1.3", "full"),
+            Self::Resumed13 => ("1.3", "resumed"),
+            Self::Failed => ("none", "failed"),
+            Self::Left => ("none", "left"),
+            Self::Cut => ("none", "cut"),
+            Self::Plaintext => ("none", "plaintext"),
         }
     }
 }
@@ -143,6 +206,8 @@ pub struct WorkerMetrics {
     pub(super) first_byte_micros: Cell,
     pub(super) sendfile_bytes: Cell,
     pub(super) copied_bytes: Cell,
+    pub(super) encrypted_bytes: Cell,
+    pub(super) handshakes: [Cell; Handshake::ALL.len()],
     pub(super) accepted: Cell,
     pub(super) ended: Cell,
     pub(super) refused: Cell,
@@ -174,7 +239,13 @@ impl WorkerMetrics {
         match path {
             SendPath::Sendfile => self.sendfile_bytes.add(bytes),
             SendPath::Copied => self.copied_bytes.add(bytes),
+            SendPath::Encrypted => self.encrypted_bytes.add(bytes),
         }
+    }
+
+    /// A handshake of TLS ended.
+    pub fn handshake(&self, how: Handshake) {
+        self.handshakes[how as usize].add(1);
     }
 
     /// A connection was taken in.
@@ -272,6 +343,13 @@ pub struct VolumeMetrics {
     pub capacity_bytes: Counter,
     /// 1 when it was taken out. Set at scrape.
     pub failed: Counter,
+}
+
+/// What is known of one certificate.
+#[derive(Debug, Default)]
+pub struct CertificateMetrics {
+    /// First second, since 1970, in which it is no longer good.
+    pub expiry: Counter,
 }
 
 /// What is counted of one source.

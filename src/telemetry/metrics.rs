@@ -12,7 +12,10 @@ use prometheus::{
     },
 };
 
-pub use super::counters::{CacheOutcome, CloseReason, Counter, SendPath, SourceMetrics, VolumeMetrics, WorkerMetrics};
+pub use super::counters::{
+    CacheOutcome, CertificateMetrics, CloseReason, Counter, Handshake, SendPath, SourceMetrics, VolumeMetrics,
+    WorkerMetrics,
+};
 use super::counters::{Cell, FIRST_BYTE_BOUNDS, STATUSES};
 
 /// What kind of number it is.
@@ -55,7 +58,7 @@ pub const TABLE: &[Description] = &[
         "oca_sent_bytes_total",
         Kind::Counter,
         "path",
-        "Bytes handed to the kernel for viewers: by sendfile, or copied.",
+        "Bytes for viewers: handed to the kernel by sendfile or copied, or encrypted (counted before).",
     ),
     metric("oca_first_byte_seconds", Kind::Histogram, "", "Time from a request's head to its response's head."),
     metric(
@@ -95,6 +98,24 @@ pub const TABLE: &[Description] = &[
         Kind::Counter,
         "",
         "Connections that ended by an error: hung up, or no HTTP.",
+    ),
+    metric(
+        "oca_tls_handshakes_total",
+        Kind::Counter,
+        "version,outcome",
+        "Handshakes of TLS that ended, by what they came to.",
+    ),
+    metric(
+        "oca_tls_certificate_expiry_seconds",
+        Kind::Gauge,
+        "certificate",
+        "When a certificate in use is no longer good, in seconds since 1970.",
+    ),
+    metric(
+        "oca_tls_renewals_total",
+        Kind::Counter,
+        "outcome",
+        "Certificates that changed on disk: taken into use, or refused.",
     ),
     metric("oca_accept_failures_total", Kind::Counter, "", "Times that the system had no descriptor for a connection."),
     metric("oca_panics_total", Kind::Counter, "", "Requests that panicked; each cost its connection."),
@@ -187,7 +208,12 @@ pub struct Metrics {
     workers: Vec<Arc<WorkerMetrics>>,
     volumes: Mutex<Vec<(String, Arc<VolumeMetrics>)>>,
     sources: Mutex<Vec<(String, Arc<SourceMetrics>)>>,
+    certificates: Mutex<Vec<(String, Arc<CertificateMetrics>)>>,
     observers: Mutex<Vec<Observer>>,
+    /// See `oca_tls_renewals_total`.
+    pub certificates_renewed: Counter,
+    /// See `oca_tls_renewals_total`.
+    pub certificates_refused: Counter,
     /// See `oca_touches_dropped_total`.
     pub touches_dropped: Counter,
     /// See `oca_negative_hits_total`.
@@ -234,6 +260,11 @@ impl Metrics {
         Arc::clone(&self.workers[number])
     }
 
+    /// Workers that count.
+    pub fn worker_count(&self) -> usize {
+        self.workers.len()
+    }
+
     /// The counters of a volume, made when they are first asked for.
     pub fn volume(&self, name: &str) -> Arc<VolumeMetrics> {
         named(&self.volumes, name)
@@ -242,6 +273,11 @@ impl Metrics {
     /// The counters of a source, made when they are first asked for.
     pub fn source(&self, name: &str) -> Arc<SourceMetrics> {
         named(&self.sources, name)
+    }
+
+    /// The gauges of a certificate, made when they are first asked for.
+    pub fn certificate(&self, name: &str) -> Arc<CertificateMetrics> {
+        named(&self.certificates, name)
     }
 
     /// Has `observer` called before each scrape, to set what is not counted as it happens.
@@ -276,6 +312,13 @@ impl Metrics {
             for (reason, count) in source.errors() {
                 families.add("oca_fill_errors_total", &[("source", name), ("reason", reason)], count as f64);
             }
+        }
+        for (name, certificate) in self.certificates.lock().iter() {
+            let expiry = certificate.expiry.value() as f64;
+            families.add("oca_tls_certificate_expiry_seconds", &[("certificate", name)], expiry);
+        }
+        for (outcome, counter) in [("used", &self.certificates_renewed), ("refused", &self.certificates_refused)] {
+            families.add("oca_tls_renewals_total", &[("outcome", outcome)], counter.value() as f64);
         }
         let plain = [
             ("oca_touches_dropped_total", &self.touches_dropped),
@@ -322,6 +365,15 @@ impl Metrics {
         }
         families.add("oca_sent_bytes_total", &[("path", "sendfile")], sum(&|worker| &worker.sendfile_bytes));
         families.add("oca_sent_bytes_total", &[("path", "copied")], sum(&|worker| &worker.copied_bytes));
+        families.add("oca_sent_bytes_total", &[("path", "encrypted")], sum(&|worker| &worker.encrypted_bytes));
+        for how in Handshake::ALL {
+            let (version, outcome) = how.labels();
+            families.add(
+                "oca_tls_handshakes_total",
+                &[("version", version), ("outcome", outcome)],
+                sum(&|worker| &worker.handshakes[how as usize]),
+            );
+        }
         families.add("oca_responses_cut_total", &[], sum(&|worker| &worker.cuts));
         families.add("oca_hits_at_once_total", &[], sum(&|worker| &worker.hits_at_once));
         families.add("oca_requests_abandoned_total", &[], sum(&|worker| &worker.abandoned));

@@ -31,6 +31,7 @@ fn every_metric_of_the_table_is_rendered() {
     let metrics = Metrics::new(1);
     metrics.volume("/v").evicted_assets.inc();
     metrics.source("origin-0").error("stalled");
+    metrics.certificate("/edge.pem").expiry.set(1);
     let text = metrics.render();
     for metric in TABLE {
         assert!(text.contains(&format!("# TYPE {} ", metric.name)), "{} is missing", metric.name);
@@ -44,6 +45,7 @@ fn what_is_rendered_is_well_formed_whatever_the_names() {
     let metrics = Metrics::new(3);
     metrics.volume("/srv/\"odd\"\\\nname").used_bytes.set(u64::MAX);
     metrics.source("quelle-\u{fc}").error("stalled");
+    metrics.certificate("/edge.pem").expiry.set(1);
     metrics.worker(2).record_response(200, CacheOutcome::Hit, Duration::from_nanos(1));
     let text = metrics.render();
     let (mut families, mut series) = (Vec::new(), Vec::new());

@@ -23,4 +23,5 @@ mod players;
 mod slow;
 mod smuggling;
 mod support;
+mod tls;
 mod wire;

@@ -8,7 +8,9 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
-use crate::support::{Appliance, Client, Fault, Origin, Published, Setup, request, wait_until};
+use crate::support::{
+    Appliance, Authority, Client, Fault, KeyKind, Origin, Published, Setup, replace, request, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -81,7 +83,7 @@ impl Looks {
 
 #[test]
 fn every_metric_is_moved_by_what_it_counts() {
-    let scenarios: [fn(&mut Looks); 11] = [
+    let scenarios: [fn(&mut Looks); 12] = [
         ordinary_days,
         origins_that_fail,
         waiting_for_an_origin,
@@ -93,6 +95,7 @@ fn every_metric_is_moved_by_what_it_counts() {
         after_an_unclean_stop,
         disks_that_go,
         databases_that_cannot_be_written,
+        handshakes_of_every_kind,
     ];
     let mut all = Looks::default();
     thread::scope(|scope| {
@@ -131,9 +134,23 @@ fn every_metric_is_moved_by_what_it_counts() {
     );
     assert_eq!(
         all.labels("connections_closed_total", "reason"),
-        BTreeSet::from(["header_timeout", "idle_timeout", "stalled", "too_slow", "drain"])
+        BTreeSet::from([
+            "header_timeout",
+            "idle_timeout",
+            "stalled",
+            "too_slow",
+            "drain",
+            "handshake_timeout",
+            "handshakes_max"
+        ])
     );
-    assert_eq!(all.labels("sent_bytes_total", "path"), BTreeSet::from(["sendfile", "copied"]));
+    assert_eq!(all.labels("sent_bytes_total", "path"), BTreeSet::from(["sendfile", "copied", "encrypted"]));
+    assert_eq!(
+        all.labels("tls_handshakes_total", "outcome"),
+        BTreeSet::from(["full", "resumed", "failed", "left", "cut", "plaintext"])
+    );
+    assert_eq!(all.labels("tls_handshakes_total", "version"), BTreeSet::from(["1.2", "1.3", "none"]));
+    assert_eq!(all.labels("tls_renewals_total", "outcome"), BTreeSet::from(["used", "refused"]));
     // 431 is hyper's own answer, before there is a request to count; 500 would be a fault of ours.
     let statuses =
         ["200", "204", "206", "304", "400", "403", "404", "405", "410", "412", "414", "416", "502", "503", "504"];
@@ -328,6 +345,35 @@ fn clients_that_are_too_slow(looks: &mut Looks) {
     appliance.stop();
 }
 
+fn handshakes_of_every_kind(looks: &mut Looks) {
+    let (authority, origin) = (Authority::new(), Origin::start());
+    origin.publish_new("/film.mp4", 1, 5000);
+    let issued = authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2040));
+    let appliance = Setup::new(&origin).tls(&issued, &[], "handshake_timeout = \"1 s\"\nhandshakes_max = 2").start();
+    looks.look(&appliance);
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let config = authority.client(&[version], &[]);
+        for _ in 0..2 {
+            let mut client = Client::connect_tls(appliance.https(), "a.test", &config).expect("a session");
+            assert_eq!(client.get("/film.mp4").status(), 200);
+        }
+    }
+    assert_eq!(Client::connect(appliance.https()).get("/film.mp4").status(), 400);
+    Client::connect(appliance.https()).send(&[0; 64]);
+    let ended = |outcome: &str| appliance.metric("oca_tls_handshakes_total", &format!("outcome=\"{outcome}\""));
+    wait_until("it has failed", PATIENCE, || ended("failed") > 0.0);
+    drop(Client::connect(appliance.https()));
+    wait_until("it has left", PATIENCE, || ended("left") > 0.0);
+    let silent: Vec<Client> = (0..8).map(|_| Client::connect(appliance.https())).collect();
+    wait_until("all are cut", PATIENCE, || ended("cut") >= silent.len() as f64);
+    let renewed = |outcome: &str| appliance.metric("oca_tls_renewals_total", &format!("outcome=\"{outcome}\""));
+    authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2041));
+    wait_until("another one is used", PATIENCE, || renewed("used") > 0.0);
+    replace(&issued.certificate, "nonsense");
+    wait_until("nonsense is not", PATIENCE, || renewed("refused") > 0.0);
+    looks.look(&appliance);
+}
+
 fn clients_that_see_a_drain(looks: &mut Looks) {
     let origin = Origin::start();
     origin.publish_new("/film.mp4", 1, 64 << 20);
@@ -501,7 +547,10 @@ fn labels_are_those_of_the_page() {
                 assert_eq!(named, labels, "{name}");
             }
             // A histogram has buckets only; errors have no series before the first.
-            None => assert!(kind == "histogram" || name == "fill_errors_total", "{name} is not there"),
+            None => assert!(
+                kind == "histogram" || matches!(name, "fill_errors_total" | "tls_certificate_expiry_seconds"),
+                "{name} is not there"
+            ),
         }
     }
 }

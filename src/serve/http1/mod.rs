@@ -230,7 +230,7 @@ impl<W: Wire> Http1<W> {
         let mut out = desk.output.borrow_mut();
         out.clear();
         let begun = Instant::now();
-        let hit = self.handler.hit_now(head, &mut out)?;
+        let hit = self.handler.hit_now(head, self.connection.handout_max(), &mut out)?;
         let persists = head.persists() && !desk.draining.get();
         let log = self.handler.logged(head.version, || words_of_head(head));
         let mut exchange = Exchange::begin_at(begun, Rc::clone(&self.connection), log);

@@ -33,6 +33,7 @@ pub(crate) struct Appliance {
     child: Child,
     home: tempfile::TempDir,
     http: SocketAddr,
+    https: Option<SocketAddr>,
     admin: SocketAddr,
     /// From start to ready.
     pub(crate) ready_after: Duration,
@@ -113,12 +114,14 @@ impl Setup {
         let home = tempfile::Builder::new().prefix("oca-test-").tempdir().expect("a scratch folder");
         fs::create_dir(home.path().join("volume")).expect("a volume");
         fs::write(home.path().join("oca.toml"), self.text(home.path())).expect("a configuration");
-        let (child, http, admin, ready_after) = launch(home.path());
-        Appliance { child, home, http, admin, ready_after }
+        let (child, [http, https, admin], ready_after) = launch(home.path());
+        let (http, admin) = (http.expect("it listens"), admin.expect("it listens"));
+        Appliance { child, home, http, https, admin, ready_after }
     }
 }
 
-fn launch(home: &Path) -> (Child, SocketAddr, SocketAddr, Duration) {
+/// The process, and its addresses for HTTP, HTTPS and operators.
+fn launch(home: &Path) -> (Child, [Option<SocketAddr>; 3], Duration) {
     let announced = home.join("announced.json");
     drop(fs::remove_file(&announced));
     let log = fs::File::options().create(true).append(true).open(home.join("log")).expect("a log");
@@ -143,8 +146,9 @@ fn launch(home: &Path) -> (Child, SocketAddr, SocketAddr, Duration) {
         text.trim_end().ends_with('}')
     });
     let announcement: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let address = |value: &serde_json::Value| value.as_str().expect("an address").parse().expect("an address");
-    (child, address(&announcement["http"][0]), address(&announcement["admin"]), begin.elapsed())
+    let address = |value: &serde_json::Value| value.as_str().map(|text| text.parse().expect("an address"));
+    let [http, https, admin] = ["http", "https", "admin"].map(|name| &announcement[name]);
+    (child, [address(&http[0]), address(&https[0]), address(admin)], begin.elapsed())
 }
 
 fn tail(home: &Path) -> String {
@@ -155,6 +159,10 @@ fn tail(home: &Path) -> String {
 impl Appliance {
     pub(crate) fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    pub(crate) fn https(&self) -> SocketAddr {
+        self.https.expect("it listens")
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -253,7 +261,9 @@ impl Appliance {
 
     /// Starts again on the same storage. The addresses change.
     pub(crate) fn start_again(&mut self) {
-        (self.child, self.http, self.admin, self.ready_after) = launch(self.home.path());
+        let (child, [http, https, admin], ready_after) = launch(self.home.path());
+        (self.child, self.https, self.ready_after) = (child, https, ready_after);
+        (self.http, self.admin) = (http.expect("it listens"), admin.expect("it listens"));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

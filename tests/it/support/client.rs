@@ -3,17 +3,50 @@
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
+    sync::Arc,
     time::Duration,
 };
+
+use super::tls::server_name;
 
 /// Longest silence that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// One connection.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Stream,
     /// Read from the socket and not yet taken.
     ahead: Vec<u8>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Read for Stream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(into),
+            Self::Tls(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
 }
 
 /// Status line and header fields as received.
@@ -46,6 +79,14 @@ impl std::fmt::Debug for Cut {
     }
 }
 
+fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 /// The bytes of a request without a body.
 pub(crate) fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n");
@@ -62,11 +103,25 @@ impl Client {
     }
 
     pub(crate) fn try_connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, ahead: Vec::new() })
+        Ok(Self { stream: Stream::Plain(open(address)?), ahead: Vec::new() })
+    }
+
+    /// Connects by TLS, to the end of the handshake.
+    pub(crate) fn connect_tls(address: SocketAddr, host: &str, config: &Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        let session = rustls::ClientConnection::new(Arc::clone(config), server_name(host)).map_err(io::Error::other)?;
+        let mut stream = rustls::StreamOwned::new(session, open(address)?);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Self { stream: Stream::Tls(Box::new(stream)), ahead: Vec::new() })
+    }
+
+    /// What its TLS has agreed on.
+    pub(crate) fn session(&self) -> &rustls::ClientConnection {
+        match &self.stream {
+            Stream::Plain(_) => panic!("there is no TLS"),
+            Stream::Tls(stream) => &stream.conn,
+        }
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -223,9 +278,17 @@ impl Client {
     }
 
     /// Says that nothing more will be sent.
-    pub(crate) fn finish(&self) {
+    pub(crate) fn finish(&mut self) {
+        let socket = match &mut self.stream {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush().expect("it is taken");
+                &mut stream.sock
+            }
+        };
         // It may be closed already.
-        drop(self.stream.shutdown(Shutdown::Write));
+        drop(socket.shutdown(Shutdown::Write));
     }
 }
 

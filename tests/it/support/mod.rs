@@ -6,6 +6,7 @@ mod browser;
 mod client;
 mod content;
 mod origin;
+mod tls;
 mod tools;
 
 pub(crate) use appliance::{Appliance, Setup};
@@ -13,4 +14,5 @@ pub(crate) use browser::Browser;
 pub(crate) use client::{Client, Cut, Response, request};
 pub(crate) use content::Content;
 pub(crate) use origin::{Fault, Origin, Published};
+pub(crate) use tls::{Authority, Issued, KeyKind, replace};
 pub(crate) use tools::{Random, missing_tool, run, wait_until};

@@ -1,0 +1,244 @@
+//! TLS on a connection: the wire that encrypts.
+//!
+//! handshake -> `poll_recv`: socket -> session -> plaintext; `poll_send`: plaintext -> records -> one `sendmsg` for many of them
+//!
+//! Bytes of an asset are encrypted from where they are mapped. How much is encrypted ahead of the kernel follows the client: all that
+//! `serve.tls.write_buffer` allows while the socket takes it, little while it does not. An idle connection holds nothing.
+
+use std::{
+    future::poll_fn,
+    io::{self, IoSlice, Read, Write},
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use tokio::{io::Interest, net::TcpStream};
+
+use super::{
+    connection::Connection,
+    wire::{Outgoing, Wire},
+};
+use crate::{
+    net::tls::{Established, Session},
+    telemetry::metrics::SendPath,
+};
+
+/// Least that is encrypted at once: one record.
+const BATCH_MIN: usize = 16 << 10;
+/// What is encrypted at once to begin with.
+const BATCH_FIRST: usize = 64 << 10;
+
+/// A TCP stream with TLS on it.
+#[derive(Debug)]
+pub(super) struct Secure {
+    stream: Rc<TcpStream>,
+    connection: Rc<Connection>,
+    session: Session,
+    /// The first byte that came.
+    first: Option<u8>,
+    /// Bytes of a body encrypted at once, and at most.
+    batch: usize,
+    batch_max: usize,
+    finished: bool,
+}
+
+/// Why there is no session.
+#[derive(Debug)]
+pub(super) enum NoSession {
+    /// The client has left, or was sent away.
+    Left,
+    /// The client speaks HTTP without TLS.
+    Plaintext,
+    /// They do not come to terms, or the connection broke.
+    Failed(io::Error),
+}
+
+impl Secure {
+    pub(super) fn new(stream: Rc<TcpStream>, connection: Rc<Connection>, session: Session, batch_max: usize) -> Self {
+        let batch_max = batch_max.max(BATCH_MIN);
+        let batch = BATCH_FIRST.min(batch_max);
+        Self { stream, connection, session, first: None, batch, batch_max, finished: false }
+    }
+
+    /// Agrees with the client on a session. The sweeper sees to it that this does not take for ever.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn handshake(&mut self) -> Result<Established, NoSession> {
+        poll_fn(|cx| self.poll_handshake(cx)).await
+    }
+
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Established, NoSession>> {
+        loop {
+            ready!(self.poll_drain(cx)).map_err(NoSession::Failed)?;
+            if let Some(established) = self.session.established() {
+                return Poll::Ready(Ok(established));
+            }
+            match ready!(self.poll_receive(cx)) {
+                Ok(0) => return Poll::Ready(Err(NoSession::Left)),
+                Ok(_) => {}
+                Err(_) if self.first.is_some_and(|first| first.is_ascii_uppercase()) => {
+                    return Poll::Ready(Err(NoSession::Plaintext));
+                }
+                Err(err) => {
+                    // What is wrong is told the client where that goes at once.
+                    let told = self.poll_drain(cx);
+                    tracing::trace!(?told, "alert");
+                    return Poll::Ready(Err(NoSession::Failed(err)));
+                }
+            }
+        }
+    }
+
+    /// Reads once from the socket; bytes of the wire, 0 at their end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let Self { stream, session, first, .. } = self;
+            let mut received = None;
+            let tried = stream.try_io(Interest::READABLE, || {
+                let mut incoming = Incoming { stream, first, is_empty: false };
+                received = Some(session.receive(&mut incoming));
+                // The socket is empty now, and asking again would cost a call to hear so.
+                if incoming.is_empty { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (received, tried) {
+                (Some(Err(err)), _) if err.kind() == io::ErrorKind::WouldBlock => {}
+                (Some(received), _) => return Poll::Ready(received),
+                (None, Err(err)) if err.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(err)),
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Hands what is encrypted to the kernel.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.session.has_output() {
+            match self.stream.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => {
+                    self.connection.set_blocked();
+                    return Poll::Pending;
+                }
+            }
+            let Self { stream, session, .. } = self;
+            let mut written = None;
+            let tried = stream.try_io(Interest::WRITABLE, || {
+                let mut outgoing = Wired { stream, is_full: false };
+                written = Some(session.write_to(&mut outgoing));
+                if outgoing.is_full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (written, tried) {
+                (Some(Ok(0)), _) => break,
+                (Some(Ok(count)), _) => self.connection.add_sent(count as u64),
+                (Some(Err(err)), _) | (None, Err(err)) if err.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(err));
+                }
+                _ => {}
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Wire for Secure {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(count) = self.session.take(into)? {
+                return Poll::Ready(Ok(count));
+            }
+            let received = ready!(self.poll_receive(cx));
+            // An answer to a change of keys, or what was wrong; it does not wait for a response to go with.
+            if self.session.has_output()
+                && let Poll::Ready(Err(err)) = self.poll_drain(cx)
+            {
+                return Poll::Ready(Err(err));
+            }
+            if received? == 0 {
+                return Poll::Ready(Ok(0));
+            }
+        }
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, out: &Outgoing<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.poll_drain(cx))?;
+        let body = &out.body[..out.body.len().min(self.batch)];
+        let taken = self.session.encrypt(&[IoSlice::new(out.head), IoSlice::new(body)])?;
+        self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
+        match self.poll_drain(cx) {
+            Poll::Ready(Ok(())) => self.batch = (self.batch * 2).min(self.batch_max),
+            Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
+            // The rest goes first next time.
+            Poll::Pending => self.batch = (self.batch / 2).max(BATCH_MIN),
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_drain(cx)
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.finished {
+            self.finished = true;
+            self.session.close();
+        }
+        ready!(self.poll_drain(cx))?;
+        match rustix::net::shutdown(&*self.stream, rustix::net::Shutdown::Write) {
+            // The client was faster.
+            Err(rustix::io::Errno::NOTCONN) | Ok(()) => Poll::Ready(Ok(())),
+            Err(err) => Poll::Ready(Err(err.into())),
+        }
+    }
+
+    fn break_off(&mut self) {
+        // Without a word inside of TLS, the end is none already; this is for clients that do not look.
+        if let Err(err) = self.stream.set_zero_linger() {
+            tracing::debug!(error = %err, "connection is closed as if all were well");
+        }
+    }
+}
+
+/// The socket as the session reads from it.
+struct Incoming<'a> {
+    stream: &'a TcpStream,
+    first: &'a mut Option<u8>,
+    /// Whether less came than there was room for.
+    is_empty: bool,
+}
+
+impl Read for Incoming<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let room = into.len();
+        let count = recv(self.stream, &mut *into, RecvFlags::empty())?.0;
+        self.is_empty = count > 0 && count < room;
+        if self.first.is_none() {
+            *self.first = into[..count].first().copied();
+        }
+        Ok(count)
+    }
+}
+
+/// The socket as the session writes to it.
+struct Wired<'a> {
+    stream: &'a TcpStream,
+    /// Whether it took less than it was given.
+    is_full: bool,
+}
+
+impl Write for Wired<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        let count = sendmsg(self.stream, bytes, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?;
+        self.is_full = count < bytes.iter().map(|bytes| bytes.len()).sum();
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
