@@ -59,14 +59,18 @@ impl Residency {
     /// # Errors
     /// io_uring was demanded and is not to be had.
     pub fn new(config: &Config) -> io::Result<Self> {
-        let engine = match (config.engine, Ring::new(config.cold_reads_max)) {
-            (EngineChoice::Threads, _) => Engine::Threads,
-            (_, Ok(ring)) => Engine::Uring(ring),
-            (EngineChoice::Uring, Err(err)) => return Err(err),
-            (EngineChoice::Auto, Err(err)) => {
-                tracing::info!(reason = %err, "no io_uring; cold reads use a pool of threads");
-                Engine::Threads
-            }
+        let ring = || Ring::new(config.cold_reads_max);
+        let engine = match config.engine {
+            // Not even tried: a kernel or a debugger that bears no ring is a reason to ask for threads.
+            EngineChoice::Threads => Engine::Threads,
+            EngineChoice::Uring => Engine::Uring(ring()?),
+            EngineChoice::Auto => ring().map_or_else(
+                |err| {
+                    tracing::info!(reason = %err, "no io_uring; cold reads use a pool of threads");
+                    Engine::Threads
+                },
+                Engine::Uring,
+            ),
         };
         Ok(Self {
             engine,
