@@ -237,6 +237,19 @@ fn check_bounds(config: &Config, reading: &Reading) {
         format!("{} encrypted at once", serve.tls.write_buffer),
         "16 KiB to 4 MiB",
     );
+    let protocols = &serve.tls.protocols;
+    fault(
+        protocols.is_empty() || protocols.iter().enumerate().any(|(at, one)| protocols[..at].contains(one)),
+        "serve.tls.protocols",
+        "serve.tls.protocols names none, or one twice".into(),
+        "[\"http/1.1\", \"h2\"], [\"h2\", \"http/1.1\"], or one of them",
+    );
+    fault(
+        !(16 * kib..=4 * kib * kib).contains(&serve.http2.send_buffer.0),
+        "serve.http2.send_buffer",
+        format!("{} waiting for one stream", serve.http2.send_buffer),
+        "16 KiB to 4 MiB",
+    );
     fault(
         storage.window.0 < 64 * kib,
         "storage.window",
@@ -260,6 +273,7 @@ fn check_bounds(config: &Config, reading: &Reading) {
         ("serve.header_count_max", serve.header_count_max),
         ("serve.ranges_max", serve.ranges_max),
         ("serve.tls.handshakes_max", serve.tls.handshakes_max),
+        ("serve.http2.streams_max", usize::try_from(serve.http2.streams_max).unwrap_or(usize::MAX)),
         ("storage.cold_reads_max", storage.cold_reads_max),
         ("storage.sync_batch_max", storage.sync_batch_max),
         ("catalog.assets_max", catalog.assets_max),

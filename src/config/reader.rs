@@ -19,6 +19,7 @@ use crate::{
     asset::{BitRate, BlockSize, ByteCount, parse_duration},
     catalog::Admission,
     fill::{SourceKind, SourceLocation},
+    net::tls::Protocol,
     storage::EngineChoice,
     telemetry::{AccessFormat, LogFormat},
 };
@@ -327,6 +328,12 @@ impl Value for EngineChoice {
 impl Value for Admission {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         one_of(value, &[("always", Self::Always), ("second-request", Self::SecondRequest)])
+    }
+}
+
+impl Value for Protocol {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[Self::Http1, Self::Http2].map(|protocol| (protocol.name(), protocol)))
     }
 }
 

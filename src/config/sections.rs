@@ -62,10 +62,17 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     cors.read("max_age", &mut into.cors.max_age);
     cors.finish();
     read_tls(section.section("tls"), &mut into.tls);
+    let mut http2 = section.section("http2");
+    http2.read("streams_max", &mut into.http2.streams_max);
+    http2.read("pending_resets_max", &mut into.http2.pending_resets_max);
+    http2.read("local_resets_max", &mut into.http2.local_resets_max);
+    http2.read("send_buffer", &mut into.http2.send_buffer);
+    http2.finish();
     section.finish();
 }
 
 fn read_tls(mut section: Section<'_, '_>, into: &mut serve::Tls) {
+    section.read("protocols", &mut into.protocols);
     section.read("check_interval", &mut into.check_interval);
     section.read("handshake_timeout", &mut into.handshake_timeout);
     section.read("handshakes_max", &mut into.handshakes_max);

@@ -145,11 +145,15 @@ impl Body {
     /// What is sent next; `None` after the last.
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
         let next = match &mut self.kind {
-            Kind::Empty => None,
-            Kind::Text(text) => text.take().map(|text| Ok(text.into())),
-            Kind::Asset(body) => ready!(body.poll_next(cx)),
-            Kind::Passing(body, left) => ready!(poll_passing(body, left, cx)).map(|next| next.map(Chunk::from)),
+            Kind::Empty => Poll::Ready(None),
+            Kind::Text(text) => Poll::Ready(text.take().map(|text| Ok(text.into()))),
+            Kind::Asset(body) => body.poll_next(cx),
+            Kind::Passing(body, left) => {
+                poll_passing(body, left, cx).map(|next| next.map(|next| next.map(Chunk::from)))
+            }
         };
+        self.exchange.set_our_turn(next.is_pending());
+        let next = ready!(next);
         match &next {
             Some(Ok(chunk)) => self.exchange.sent(chunk.bytes.len() as u64),
             Some(Err(err)) => self.exchange.failed(err),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     asset::{BitRate, ByteCount},
-    net::tls::PairFiles,
+    net::tls::{PairFiles, Protocol},
 };
 
 /// How viewers are served.
@@ -16,6 +16,8 @@ pub struct Config {
     pub https: Vec<SocketAddr>,
     /// TLS on the addresses for HTTPS.
     pub tls: Tls,
+    /// HTTP/2.
+    pub http2: Http2,
     /// Worker threads; 0 stands for one per core.
     pub workers: usize,
     /// Open connections, over all workers; further ones get a fast 503 and are closed.
@@ -69,6 +71,8 @@ pub struct Config {
 pub struct Tls {
     /// Certificates with their keys; the first is for clients that name no host, or one that no other is for.
     pub pairs: Vec<PairFiles>,
+    /// What is spoken inside, the preferred first.
+    pub protocols: Vec<Protocol>,
     /// How often their files are looked at for changes.
     pub check_interval: Duration,
     /// Longest time from the connection to the end of the handshake.
@@ -83,11 +87,31 @@ impl Default for Tls {
     fn default() -> Self {
         Self {
             pairs: Vec::new(),
+            protocols: vec![Protocol::Http1, Protocol::Http2],
             check_interval: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             handshakes_max: 4096,
             write_buffer: ByteCount(256 << 10),
         }
+    }
+}
+
+/// Limits of an HTTP/2 connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http2 {
+    /// Requests under way at once.
+    pub streams_max: u32,
+    /// Streams that the client has reset before they were looked at.
+    pub pending_resets_max: usize,
+    /// Streams that had to be reset since the client broke the protocol.
+    pub local_resets_max: usize,
+    /// Bytes of a stream's response that wait to be allowed out.
+    pub send_buffer: ByteCount,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        Self { streams_max: 100, pending_resets_max: 20, local_resets_max: 128, send_buffer: ByteCount(256 << 10) }
     }
 }
 
@@ -106,6 +130,7 @@ impl Default for Config {
             http: Vec::new(),
             https: Vec::new(),
             tls: Tls::default(),
+            http2: Http2::default(),
             workers: 0,
             connections_max: 16_384,
             descriptors_reserved: 512,

@@ -37,6 +37,11 @@ pub(super) struct Connection {
     sent: Cell<u64>,
     /// Bytes of an asset that a body hands out at once, at most.
     handout_max: Cell<u64>,
+    /// Whether several exchanges may be under way at once.
+    multiplexed: Cell<bool>,
+    /// Exchanges under way, and how many of them wait for us rather than for the client.
+    exchanges: Cell<usize>,
+    ours: Cell<usize>,
     pub(super) closing: Cell<Option<CloseReason>>,
     pub(super) pace: Cell<Pace>,
 }
@@ -53,6 +58,9 @@ pub(super) struct Pace {
     pub(super) window_acked: u64,
 }
 
+/// Milliseconds without a byte of a response after which it is taken that none is waiting to be allowed out.
+const SETTLED: u64 = 1000;
+
 impl Connection {
     pub(super) fn new(peer: SocketAddr, metrics: Arc<WorkerMetrics>, now_millis: Rc<Cell<u64>>) -> Rc<Self> {
         Rc::new(Self {
@@ -64,6 +72,9 @@ impl Connection {
             blocked: Cell::new(false),
             sent: Cell::new(0),
             handout_max: Cell::new(u64::MAX),
+            multiplexed: Cell::new(false),
+            exchanges: Cell::new(0),
+            ours: Cell::new(0),
             closing: Cell::new(None),
             pace: Cell::default(),
         })
@@ -87,9 +98,48 @@ impl Connection {
         self.since_millis.set(self.now());
     }
 
+    /// Several exchanges may be under way at once.
+    pub(super) fn set_multiplexed(&self) {
+        self.multiplexed.set(true);
+    }
+
+    /// An exchange begins; it is our turn.
+    pub(super) fn begin_exchange(&self) {
+        self.exchanges.set(self.exchanges.get() + 1);
+        self.ours.set(self.ours.get() + 1);
+        self.begin(Doing::Responding);
+    }
+
+    /// An exchange is over.
+    pub(super) fn end_exchange(&self) {
+        self.exchanges.set(self.exchanges.get() - 1);
+        if self.exchanges.get() == 0 {
+            self.begin(Doing::Idle);
+        }
+    }
+
+    /// It is our turn in one more exchange, or in one less.
+    pub(super) fn turn(&self, ours: bool) {
+        self.ours.set(if ours { self.ours.get() + 1 } else { self.ours.get() - 1 });
+    }
+
+    /// A part of a response went out. Of several exchanges, the last may be over for us while its bytes wait for the client.
+    pub(super) fn progressed(&self) {
+        if self.doing.get() == Doing::Idle {
+            self.since_millis.set(self.now());
+        }
+    }
+
     /// Whether nothing is under way: no request has begun, and the kernel has every byte of the last response.
     pub(super) fn is_idle(&self) -> bool {
-        matches!(self.doing.get(), Doing::Idle | Doing::Fresh | Doing::Handshake) && !self.blocked.get()
+        matches!(self.doing.get(), Doing::Idle | Doing::Fresh | Doing::Handshake)
+            && !self.blocked.get()
+            && (!self.multiplexed.get() || self.doing_for() > SETTLED)
+    }
+
+    /// Whether the client has to take something before we can go on.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.blocked.get() || (self.multiplexed.get() && self.exchanges.get() > self.ours.get())
     }
 
     /// Bytes came in: between requests, they are the first of a head. Later ones do not refresh its deadline, and neither do
@@ -100,10 +150,6 @@ impl Connection {
             Doing::Fresh => self.doing.set(Doing::Head),
             Doing::Handshake | Doing::Head | Doing::Waiting | Doing::Responding => {}
         }
-    }
-
-    pub(super) fn is_blocked(&self) -> bool {
-        self.blocked.get()
     }
 
     pub(super) fn sent(&self) -> u64 {

@@ -14,7 +14,7 @@ use http::{
 
 use super::{
     body::BodyError,
-    connection::{Connection, Doing},
+    connection::Connection,
     http1::head::{Head, Once},
 };
 use crate::telemetry::{
@@ -32,6 +32,8 @@ pub(super) struct Exchange {
     outcome: CacheOutcome,
     first_byte: Duration,
     bytes: u64,
+    /// Whether the client waits for us, rather than we for it.
+    our_turn: bool,
     log: Option<Logged>,
 }
 
@@ -54,16 +56,34 @@ impl Exchange {
 
     /// As `begin`, for a request that came in at `begun`.
     pub(super) fn begin_at(begun: Instant, connection: Rc<Connection>, log: Option<Logged>) -> Self {
-        connection.begin(Doing::Responding);
-        Self { connection, begun, status: None, outcome: CacheOutcome::None, first_byte: Duration::ZERO, bytes: 0, log }
+        connection.begin_exchange();
+        Self {
+            connection,
+            begun,
+            status: None,
+            outcome: CacheOutcome::None,
+            first_byte: Duration::ZERO,
+            bytes: 0,
+            our_turn: true,
+            log,
+        }
     }
 
     /// The response's head is made.
     pub(super) fn head(&mut self, status: StatusCode, outcome: CacheOutcome) {
+        self.set_our_turn(false);
         self.status = Some(status);
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
+    }
+
+    /// Whether the client waits for us, rather than we for it.
+    pub(super) fn set_our_turn(&mut self, ours: bool) {
+        if self.our_turn != ours {
+            self.our_turn = ours;
+            self.connection.turn(ours);
+        }
     }
 
     /// Bytes of the body are handed out.
@@ -94,7 +114,8 @@ pub(super) fn words_of_head(head: &Head<'_>) -> Words {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.connection.begin(Doing::Idle);
+        self.set_our_turn(false);
+        self.connection.end_exchange();
         let status = match self.status {
             Some(status) => status.as_u16(),
             None if std::thread::panicking() => StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
@@ -110,7 +131,11 @@ impl Drop for Exchange {
             unix_millis: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             client: self.connection.peer,
             words: log.words,
-            protocol: if log.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            protocol: match log.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
             status,
             bytes: self.bytes,
             duration_us: micros(self.begun.elapsed()),

@@ -3,6 +3,7 @@
 //! worker (accepts) -> http1 (reads heads) -> hit (what is in memory, at once)                    -> wire
 //!                                         -> request -> handler -> response -> body (all the rest) -> wire
 //!
+//! `http2` does with hyper what http1 does, through the same handler.
 //! The wire is plain TCP or `secure`; `renewal` keeps the certificates those of the files.
 //!
 //! The connection knows what is going on, the sweeper watches that, the exchange counts and logs it.
@@ -18,6 +19,7 @@ mod exchange;
 mod handler;
 mod hit;
 mod http1;
+mod http2;
 pub mod ranges;
 mod renewal;
 mod request;
@@ -38,7 +40,7 @@ use std::{
     thread::JoinHandle,
 };
 
-pub use config::{Config, Cors, Tls};
+pub use config::{Config, Cors, Http2, Tls};
 pub use renewal::{Renewal, TlsError};
 
 use crate::{

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{Config, config::Tls};
 use crate::{
-    net::tls::{Certificates, Pair, PairError, PairFiles, Protocol, Server},
+    net::tls::{Certificates, Pair, PairError, PairFiles, Server},
     sys::Clock,
     telemetry::metrics::Metrics,
 };
@@ -55,7 +55,7 @@ impl Renewal {
     /// # Errors
     /// See [`TlsError`].
     pub fn start(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Option<Arc<Self>>, TlsError> {
-        let Tls { pairs, .. } = &config.tls;
+        let Tls { pairs, protocols, .. } = &config.tls;
         if config.https.is_empty() {
             return Ok(None);
         }
@@ -68,8 +68,8 @@ impl Renewal {
         let now = clock.unix();
         let loaded = pairs.iter().map(|files| Pair::load(files, now)).collect::<Result<_, _>>()?;
         let certificates = Arc::new(Certificates::new(loaded));
-        let server = Server::new(Arc::clone(&certificates), &[Protocol::Http1])
-            .map_err(|err| TlsError::Tickets(err.to_string()))?;
+        let server =
+            Server::new(Arc::clone(&certificates), protocols).map_err(|err| TlsError::Tickets(err.to_string()))?;
         let renewal = Self {
             certificates,
             server: Arc::new(server),

@@ -40,6 +40,8 @@ pub(super) struct Secure {
     /// Bytes of a body encrypted at once, and at most.
     batch: usize,
     batch_max: usize,
+    /// Bytes encrypted since the kernel last had all of them.
+    gathered: usize,
     finished: bool,
 }
 
@@ -58,7 +60,7 @@ impl Secure {
     pub(super) fn new(stream: Rc<TcpStream>, connection: Rc<Connection>, session: Session, batch_max: usize) -> Self {
         let batch_max = batch_max.max(BATCH_MIN);
         let batch = BATCH_FIRST.min(batch_max);
-        Self { stream, connection, session, first: None, batch, batch_max, finished: false }
+        Self { stream, connection, session, first: None, batch, batch_max, gathered: 0, finished: false }
     }
 
     /// Agrees with the client on a session. The sweeper sees to it that this does not take for ever.
@@ -110,6 +112,32 @@ impl Secure {
                 (None, _) => {}
             }
         }
+    }
+
+    /// Encrypts `parts`, and hands them to the kernel only where much has gathered; bytes taken.
+    pub(super) fn poll_gather(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.gathered >= self.batch {
+            ready!(self.poll_paced(cx))?;
+        }
+        let taken = self.session.encrypt(parts)?;
+        self.gathered += taken;
+        self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
+        if parts.len() > 1 {
+            // A frame and its payload: a part of a response, not only talk between the two ends.
+            self.connection.progressed();
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// As `poll_drain`; how much is encrypted at once follows how that goes.
+    fn poll_paced(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let drained = self.poll_drain(cx);
+        match &drained {
+            Poll::Ready(Ok(())) => (self.batch, self.gathered) = ((self.batch * 2).min(self.batch_max), 0),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.batch = (self.batch / 2).max(BATCH_MIN),
+        }
+        drained
     }
 
     /// Hands what is encrypted to the kernel.
@@ -166,17 +194,19 @@ impl Wire for Secure {
         let body = &out.body[..out.body.len().min(self.batch)];
         let taken = self.session.encrypt(&[IoSlice::new(out.head), IoSlice::new(body)])?;
         self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
-        match self.poll_drain(cx) {
-            Poll::Ready(Ok(())) => self.batch = (self.batch * 2).min(self.batch_max),
-            Poll::Ready(Err(err)) => return Poll::Ready(Err(err)),
-            // The rest goes first next time.
-            Poll::Pending => self.batch = (self.batch / 2).max(BATCH_MIN),
+        // What does not fit goes first next time.
+        match self.poll_paced(cx) {
+            Poll::Ready(Err(err)) => Poll::Ready(Err(err)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
         }
-        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_drain(cx)
+        let drained = self.poll_drain(cx);
+        if drained.is_ready() {
+            self.gathered = 0;
+        }
+        drained
     }
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

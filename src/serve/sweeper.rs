@@ -58,7 +58,7 @@ impl Deadlines {
             Doing::Handshake if connection.doing_for() > self.handshake => Some(CloseReason::HandshakeTimeout),
             Doing::Fresh | Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
             Doing::Idle if connection.is_idle() && connection.doing_for() > self.idle => Some(CloseReason::IdleTimeout),
-            _ if connection.is_blocked() => self.pace(connection, acked()),
+            _ if connection.awaits_client() => self.pace(connection, acked()),
             _ => {
                 // The client waits for us, not we for it.
                 let mut pace = connection.pace.get();
@@ -234,6 +234,39 @@ mod tests {
         connection.begin(Doing::Responding);
         now.set(now.get() + 10_000_000);
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+    }
+
+    #[test]
+    fn of_several_exchanges_one_that_waits_for_the_client_counts() {
+        let (connection, now) = connection();
+        connection.set_multiplexed();
+        connection.begin_exchange();
+        connection.begin_exchange();
+        now.set(now.get() + 10_000_000);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None, "both wait for us");
+        connection.turn(false);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        now.set(now.get() + 30_001);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::Stalled), "one is the client's turn");
+        connection.turn(true);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+    }
+
+    #[test]
+    fn what_waits_to_be_allowed_out_is_no_idleness_while_it_moves() {
+        let (connection, now) = connection();
+        connection.set_multiplexed();
+        connection.begin_exchange();
+        connection.turn(false);
+        connection.end_exchange();
+        for _ in 0..10 {
+            now.set(now.get() + 50_000);
+            connection.progressed();
+            assert!(!connection.is_idle());
+            assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        }
+        now.set(now.get() + 60_001);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::IdleTimeout));
     }
 
     #[test]

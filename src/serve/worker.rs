@@ -26,6 +26,7 @@ use super::{
     connection::{Connection, Doing},
     handler::Handler,
     http1::{Desk, Http1},
+    http2,
     secure::{NoSession, Secure},
     sweeper::{Deadlines, Sweeper},
     wire::Plain,
@@ -237,9 +238,12 @@ impl Shared {
         self.sweeper.end_handshake(&connection);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
         match shaken {
-            Ok(Established { protocol: Protocol::Http1 | Protocol::Http2, .. }) => {
-                drop(stream);
+            Ok(Established { protocol: Protocol::Http1, .. }) => {
                 Http1::new(wire, connection, Rc::clone(&self.handler), Rc::clone(&self.desk)).serve().await
+            }
+            Ok(Established { protocol: Protocol::Http2, .. }) => {
+                // Boxed: nearly all clients speak the other, whose connections should not pay for the size of this.
+                Box::pin(http2::serve(wire, connection, Rc::clone(&self.handler), self.phase.clone())).await
             }
             Err(NoSession::Left) => Ok(()),
             Err(NoSession::Plaintext) => {

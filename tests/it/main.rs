@@ -17,6 +17,7 @@ mod demo;
 mod faults;
 mod fill;
 mod hit;
+mod http2;
 mod metrics;
 mod model;
 mod players;

@@ -69,6 +69,12 @@ impl Setup {
         self
     }
 
+    /// In place of the two workers of all tests.
+    pub(crate) fn workers(mut self, count: usize) -> Self {
+        self.serve = self.serve.replace("workers = 2\n", &format!("workers = {count}\n"));
+        self
+    }
+
     pub(crate) fn fill(mut self, lines: &str) -> Self {
         self.fill.push_str(lines);
         self.fill.push('\n');

@@ -1,0 +1,206 @@
+//! HTTP/2 on one connection: hyper speaks it, the handler answers.
+//!
+//! hyper (frames, HPACK, flow control) -> handler, a task for each stream -> body -> hyper -> [`Multiplexed`] -> secure
+//!
+//! h2 flushes after each frame of 16 KiB. Here that only encrypts; what has gathered is handed to the kernel in one go when the
+//! connection's turn is over, or when it is as much as may be encrypted ahead.
+
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future::poll_fn,
+    io::{self, IoSlice},
+    panic::AssertUnwindSafe,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    rt::{Executor, Read, ReadBufCursor, Write},
+    server::conn::http2::Builder,
+    service::service_fn,
+};
+use tokio::{sync::watch, time::timeout};
+
+use super::{
+    Config,
+    body::Body,
+    connection::Connection,
+    exchange::{Exchange, words_of},
+    handler::Handler,
+    http1::head::BadHead,
+    secure::Secure,
+    wire::Wire,
+};
+use crate::{
+    sys::{Phase, phase::draining},
+    telemetry::metrics::WorkerMetrics,
+};
+
+/// Bytes sent to one client before the worker looks after the others.
+const TURN_BYTES: usize = 1 << 20;
+/// Bytes read from a client at once; requests are smaller.
+const READ_BYTES: usize = 4 << 10;
+/// Bytes of bodies that a client may send ahead: nobody reads them, since requests here have none.
+const WINDOW: u32 = 65_535;
+
+/// Serves requests until the connection ends.
+///
+/// # Errors
+/// The connection broke, or the client broke the protocol.
+pub(super) async fn serve(
+    wire: Secure,
+    connection: Rc<Connection>,
+    handler: Rc<Handler>,
+    mut phase: watch::Receiver<Phase>,
+) -> io::Result<()> {
+    connection.set_multiplexed();
+    let wire = Rc::new(RefCell::new(Turn { wire, left: TURN_BYTES }));
+    let builder = builder(&handler.config, &connection.metrics);
+    let service = service_fn(|request| answer(Rc::clone(&handler), Rc::clone(&connection), request));
+    let mut serving = pin!(builder.serve_connection(Multiplexed(Rc::clone(&wire)), service));
+    let mut drained = pin!(draining(&mut phase).fuse());
+    let mut is_draining = false;
+    poll_fn(|cx| {
+        if !is_draining && drained.as_mut().poll(cx).is_ready() {
+            is_draining = true;
+            serving.as_mut().graceful_shutdown();
+        }
+        wire.borrow_mut().left = TURN_BYTES;
+        let ended = serving.as_mut().poll(cx);
+        // What this turn has encrypted leaves with it.
+        if let Poll::Ready(Err(err)) = wire.borrow_mut().wire.poll_flush(cx)
+            && ended.is_pending()
+        {
+            return Poll::Ready(Err(err));
+        }
+        ended.map_err(io::Error::other)
+    })
+    .await?;
+    linger(&wire, &handler.config).await;
+    Ok(())
+}
+
+/// Reads and drops what still comes, for no longer and no more than is allowed: a client goes on telling what it may be sent, and
+/// closing a socket with unread bytes resets it, and with it the end of the last response.
+async fn linger(wire: &RefCell<Turn>, config: &Config) {
+    let mut left = config.linger_max.0;
+    let emptied = poll_fn(|cx| {
+        let mut bytes = [0_u8; READ_BYTES];
+        while left > 0 {
+            match ready!(wire.borrow_mut().wire.poll_recv(cx, &mut bytes)) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => left = left.saturating_sub(count as u64),
+            }
+        }
+        Poll::Ready(())
+    });
+    if timeout(config.linger_timeout, emptied).await.is_err() {
+        tracing::trace!("a client goes on sending after the last word");
+    }
+}
+
+fn builder(config: &Config, metrics: &Arc<WorkerMetrics>) -> Builder<Tasks> {
+    let limits = &config.http2;
+    let mut builder = Builder::new(Tasks(Arc::clone(metrics)));
+    builder
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(u32::try_from(config.header_size_max.0).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits.pending_resets_max)
+        .max_local_error_reset_streams(limits.local_resets_max)
+        .max_send_buf_size(usize::try_from(limits.send_buffer.0).unwrap_or(usize::MAX))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .adaptive_window(false)
+        // The sweeper and the kernel find out who has gone.
+        .keep_alive_interval(None);
+    builder
+}
+
+async fn answer(
+    handler: Rc<Handler>,
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    if request.headers().len() > handler.config.header_count_max {
+        let log = handler.logged(request.version(), || words_of(&request));
+        let exchange = Exchange::begin(Rc::clone(&connection), log);
+        return Ok(handler.refuse_head(BadHead::TooManyFields, exchange));
+    }
+    Ok(handler.handle(connection, request).await)
+}
+
+/// A task of the worker for each stream.
+#[derive(Clone)]
+struct Tasks(Arc<WorkerMetrics>);
+
+impl<F: Future + 'static> Executor<F> for Tasks {
+    fn execute(&self, stream: F) {
+        let metrics = Arc::clone(&self.0);
+        tokio::task::spawn_local(async move {
+            if AssertUnwindSafe(stream).catch_unwind().await.is_err() {
+                metrics.panicked();
+                tracing::error!("a request panicked; its stream is reset");
+            }
+        });
+    }
+}
+
+/// The wire, and how much may still go out in this turn.
+struct Turn {
+    wire: Secure,
+    left: usize,
+}
+
+/// The wire as hyper sees it.
+struct Multiplexed(Rc<RefCell<Turn>>);
+
+impl Read for Multiplexed {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0_u8; READ_BYTES];
+        let room = into.remaining().min(READ_BYTES);
+        let count = ready!(self.0.borrow_mut().wire.poll_recv(cx, &mut bytes[..room]))?;
+        into.put_slice(&bytes[..count]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Multiplexed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    /// Otherwise every byte of a body would be copied.
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut turn = self.0.borrow_mut();
+        if turn.left == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let taken = ready!(turn.wire.poll_gather(cx, parts))?;
+        turn.left = turn.left.saturating_sub(taken);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // At the end of the turn.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().wire.poll_finish(cx)
+    }
+}
