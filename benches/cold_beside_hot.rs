@@ -3,7 +3,13 @@
 //! One worker serves both, so that a stall of the worker would show in full. `cargo bench --bench cold_beside_hot`; options:
 //! `--gib=12` (working set), `--seconds=20` (each phase), `--cold=8` (cold clients), `--test` (a short run on 64 MiB).
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a bench speaks on the terminal, and computes with sizes that fit"
+)]
 
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "benches share one support module, and none uses all of it")]
@@ -22,7 +28,12 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use support::{Appliance, Client, Scratch, is_smoke, option};
+use support::{
+    appliance::{Appliance, Setup},
+    client::Client,
+    is_smoke, option,
+    scratch::Scratch,
+};
 
 const MIB: u64 = 1 << 20;
 const HOT_RANGE: u64 = 64 << 10;
@@ -50,9 +61,10 @@ fn main() -> Fallible<()> {
     let scratch = Scratch::new("cold_beside_hot")?;
     make_source(scratch.path(), &plan)?;
     let capacity = format!("{} MiB", (total + total / 4) / MIB);
-    let serve = "workers = 1";
+    let mut setup = Setup::new(scratch.path(), &capacity);
+    setup.serve = "workers = 1";
 
-    let filling = Appliance::start(scratch.path(), &capacity, serve)?;
+    let filling = setup.start()?;
     let begun = Instant::now();
     fill(filling.http, &plan)?;
     println!("filled {:.1} GiB in {:.0} s", total as f64 / (1 << 30) as f64, begun.elapsed().as_secs_f64());
@@ -61,7 +73,7 @@ fn main() -> Fallible<()> {
     let cached = drop_caches(&scratch.path().join("volume/assets"))?;
     println!("dropped the page cache of {cached} files");
 
-    let appliance = Appliance::start(scratch.path(), &capacity, serve)?;
+    let appliance = setup.start()?;
     warm(appliance.http)?;
     let alone = measure(&appliance, &plan, 0)?;
     let beside = measure(&appliance, &plan, plan.cold_clients)?;

@@ -7,12 +7,18 @@
 //! The real binary serves one sealed asset from memory over plain HTTP/1.1 with one worker, access log and metrics on. It is
 //! run three times: with a warm-up alone, and with so many hits of each range beside it; what a run executes more than the first,
 //! by hit, is what a hit costs. Only the worker's thread counts: which one that is, the functions of `oca::serve` tell.
-//! Nothing here knows how the binary parses or sends. The kernel's part is not seen: `serve_loopback` measures that.
+//! Nothing here knows how the binary parses or sends. The kernel's part is not seen: `beside_nginx` measures that.
 //!
 //! The profile `instructions` is a release without link-time optimisation: its figures are not a release's, but what makes
 //! one grow makes the other grow, and it is built in less time.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "a bench speaks on the terminal, and computes with sizes that fit"
+)]
 
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "benches share one support module, and none uses all of it")]
@@ -31,7 +37,7 @@ use std::{
 };
 
 use callgrind::{Counted, Counts, read_counts};
-use support::{Appliance, Client, Scratch, is_smoke};
+use support::{appliance::Setup, client::Client, is_smoke, scratch::Scratch};
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -106,7 +112,9 @@ fn prepare(home: &Path) -> Fallible<PathBuf> {
     let mut noise = vec![0_u8; usize::try_from(ASSET_BYTES)?];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
     fs::write(source.join("0.mp4"), &noise)?;
-    let appliance = Appliance::start(home, "64 MiB", "workers = 1")?;
+    let mut setup = Setup::new(home, "64 MiB");
+    setup.serve = "workers = 1";
+    let appliance = setup.start()?;
     let bytes = Client::connect(appliance.http)?.fetch("/0.mp4", None)?;
     if bytes != ASSET_BYTES {
         return Err(format!("the asset has {bytes} bytes").into());

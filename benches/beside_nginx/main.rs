@@ -1,0 +1,76 @@
+//! Delivery beside nginx: the same files, in turns within one run, each server alone on one core and the load on another.
+//!
+//!     cargo bench --bench beside_nginx                          every workload
+//!     cargo bench --bench beside_nginx -- --only=hot,small      some
+//!     cargo bench --bench beside_nginx -- --row="64 KiB x 64"   some of their rows
+//!     cargo bench --bench beside_nginx -- --oca=PATH --oca=PATH builds of oca beside each other, as a commit and the one before
+//!     cargo bench --bench beside_nginx -- --write               puts tables and plots into README.md and docs/
+//!
+//! Others: `--seconds=2` (each round), `--rounds=5`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
+//! compared, not measured), `--test` (a short run that shows that all of it works).
+//!
+//! oca runs as it comes, with its metrics and its access log; nginx with its log off, and with the best of several configurations,
+//! found anew for each workload: the one with the highest throughput, and the one with the least CPU time, are both measured, and
+//! each ratio is against the better. Figures are medians over the rounds. Load and servers share a machine, so that only ratios of
+//! one run mean something.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a bench speaks on the terminal, and computes with sizes that fit"
+)]
+
+mod measure;
+mod plot;
+mod table;
+mod workloads;
+
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "benches share one support module, and none uses all of it")]
+mod support;
+
+use std::path::Path;
+
+use support::{Fallible, cores, flag, is_smoke, option, report, responder, values};
+
+/// What the command line says.
+#[derive(Debug)]
+struct Plan {
+    smoke: bool,
+    verify: bool,
+    wrk: bool,
+    seconds: f64,
+    rounds: usize,
+    binaries: Vec<std::path::PathBuf>,
+    only: Vec<String>,
+    /// Rows whose name holds this.
+    row: Option<String>,
+}
+
+fn main() -> Fallible<()> {
+    if let (Some(at), Some(with)) = (values("respond-at").first(), values("respond-with").first()) {
+        return Ok(responder::respond(at.parse()?, Path::new(with))?);
+    }
+    let smoke = is_smoke();
+    let plan = Plan {
+        smoke,
+        verify: flag("verify"),
+        wrk: flag("wrk"),
+        seconds: if smoke { 0.1 } else { option("seconds").map_or(2.0, |seconds| seconds as f64) },
+        rounds: if smoke { 1 } else { option("rounds").unwrap_or(5).max(1) as usize },
+        binaries: values("oca").into_iter().map(Into::into).collect(),
+        row: values("row").pop(),
+        only: values("only").iter().flat_map(|list| list.split(',')).map(str::to_owned).collect(),
+    };
+    cores::pin_to_load()?;
+    println!("{}\n", report::machine());
+    let rows = workloads::run(&plan)?;
+    if flag("write") {
+        table::write(&rows)?;
+        plot::write(&rows)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! One server under one load, and several servers in turns.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use super::{
+    Plan,
+    support::{
+        Fallible,
+        appliance::Appliance,
+        cores,
+        load::{Ask, Check, Load},
+        nginx::Nginx,
+        random::Random,
+        responder::Responder,
+    },
+};
+
+/// Who is measured.
+pub(crate) enum Server {
+    Oca(Appliance),
+    Nginx(Nginx),
+    Ceiling(Responder),
+}
+
+/// A server and what it is called.
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) server: Server,
+}
+
+/// What the load is of.
+pub(crate) struct Shape<'a> {
+    pub(crate) connections: usize,
+    /// Gives the next request.
+    pub(crate) next: &'a dyn Fn(&mut Random) -> Ask,
+    /// The bytes that a body has to have: request, offset, where to put them.
+    pub(crate) content: &'a dyn Fn(&Ask, u64, &mut [u8]),
+    /// `--wrk`: a file for the same load by wrk.
+    pub(crate) script: Option<PathBuf>,
+}
+
+/// The medians of several rounds.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measured {
+    pub(crate) name: String,
+    pub(crate) requests_per_second: f64,
+    pub(crate) gigabytes_per_second: f64,
+    pub(crate) cpu_per_gigabyte: f64,
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+    pub(crate) p999: u64,
+    /// Between the slowest and the fastest round, as a part of the median.
+    pub(crate) spread: f64,
+}
+
+impl Server {
+    pub(crate) fn http(&self) -> SocketAddr {
+        match self {
+            Self::Oca(oca) => oca.http,
+            Self::Nginx(nginx) => nginx.http,
+            Self::Ceiling(responder) => responder.http,
+        }
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        match self {
+            Self::Oca(oca) => vec![oca.id()],
+            Self::Nginx(nginx) => nginx.ids(),
+            Self::Ceiling(responder) => responder.ids(),
+        }
+    }
+}
+
+/// One round of one server.
+pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool) -> Fallible<Measured> {
+    let ids = server.server.ids();
+    if let Some(script) = &shape.script {
+        return by_wrk(server, script, shape.connections, seconds);
+    }
+    let compare = |ask: &Ask, offset: u64, bytes: &[u8]| {
+        let mut expected = vec![0; bytes.len()];
+        (shape.content)(ask, offset, &mut expected);
+        expected == bytes
+    };
+    let mut load = Load {
+        address: server.server.http(),
+        connections: shape.connections,
+        time: Duration::from_secs_f64(seconds),
+        next: Box::new(shape.next),
+        verify: verify.then(|| Box::new(compare) as Box<Check<'_>>),
+        requests_max: u64::MAX,
+    };
+    let before = cores::cpu_seconds(&ids);
+    let outcome = load.run().map_err(|err| format!("{}: {err}", server.name))?;
+    let cpu = cores::cpu_seconds(&ids) - before;
+    let gigabytes = outcome.bytes as f64 / 1e9;
+    Ok(Measured {
+        name: server.name.clone(),
+        requests_per_second: outcome.requests as f64 / outcome.seconds,
+        gigabytes_per_second: gigabytes / outcome.seconds,
+        cpu_per_gigabyte: cpu / gigabytes,
+        p50: outcome.latency.value_at_quantile(0.5),
+        p99: outcome.latency.value_at_quantile(0.99),
+        p999: outcome.latency.value_at_quantile(0.999),
+        spread: 0.0,
+    })
+}
+
+/// Rounds in turns, so that a change of the machine's mood meets all; the medians of each server.
+pub(crate) fn in_turns(servers: &[&Named], shape: &Shape<'_>, plan: &Plan) -> Fallible<Vec<Measured>> {
+    let mut rounds: Vec<Vec<Measured>> = servers.iter().map(|_| Vec::new()).collect();
+    for _ in 0..plan.rounds {
+        for (server, measured) in servers.iter().zip(&mut rounds) {
+            measured.push(once(server, shape, plan.seconds, plan.verify)?);
+        }
+    }
+    Ok(rounds.into_iter().map(|rounds| medians(&rounds)).collect())
+}
+
+pub(crate) fn medians(rounds: &[Measured]) -> Measured {
+    let median = |of: &dyn Fn(&Measured) -> f64| {
+        let mut all: Vec<f64> = rounds.iter().map(of).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    let rates = rounds.iter().map(|round| round.gigabytes_per_second);
+    let (slowest, fastest) = (rates.clone().fold(f64::MAX, f64::min), rates.fold(0.0, f64::max));
+    let rate = median(&|round| round.gigabytes_per_second);
+    Measured {
+        name: rounds[0].name.clone(),
+        requests_per_second: median(&|round| round.requests_per_second),
+        gigabytes_per_second: rate,
+        cpu_per_gigabyte: median(&|round| round.cpu_per_gigabyte),
+        p50: median(&|round| round.p50 as f64) as u64,
+        p99: median(&|round| round.p99 as f64) as u64,
+        p999: median(&|round| round.p999 as f64) as u64,
+        spread: (fastest - slowest) / rate,
+    }
+}
+
+/// The two of `servers` that are worth measuring: the fastest, and the one that takes least CPU time, which may be the same.
+pub(crate) fn best<'s>(servers: &'s [Named], shape: &Shape<'_>, plan: &Plan) -> Fallible<Vec<&'s Named>> {
+    if plan.smoke || servers.len() < 2 {
+        return Ok(servers.iter().take(1).collect());
+    }
+    let mut tried = Vec::new();
+    for server in servers {
+        let tries: Result<Vec<_>, _> = (0..3).map(|_| once(server, shape, plan.seconds / 4.0, false)).collect();
+        tried.push((server, medians(&tries?)));
+    }
+    let fastest = tried.iter().max_by(|a, b| a.1.gigabytes_per_second.total_cmp(&b.1.gigabytes_per_second));
+    let cheapest = tried.iter().min_by(|a, b| a.1.cpu_per_gigabyte.total_cmp(&b.1.cpu_per_gigabyte));
+    let mut best: Vec<&Named> = [fastest, cheapest].into_iter().flatten().map(|(server, _)| *server).collect();
+    best.dedup_by_key(|server| server.server.http());
+    Ok(best)
+}
+
+/// The same by wrk: it copies bodies in pieces of 8 KiB, and so becomes the bottleneck with large ranges.
+fn by_wrk(server: &Named, script: &Path, connections: usize, seconds: f64) -> Fallible<Measured> {
+    let ids = server.server.ids();
+    let before = cores::cpu_seconds(&ids);
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{connections}"), &format!("-d{}s", seconds.max(1.0).ceil()), "--latency", "-s"])
+        .arg(script)
+        .arg(format!("http://{}", server.server.http()))
+        .output()
+        .map_err(|err| format!("wrk: {err}"))?;
+    let cpu = cores::cpu_seconds(&ids) - before;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains("Non-2xx") || text.contains("Socket errors") {
+        return Err(format!("{}: wrk says {text}", server.name).into());
+    }
+    // The script prints: requests, bytes, microseconds, and three percentiles.
+    let line = text.lines().find_map(|line| line.strip_prefix("figures ")).ok_or("wrk ended without figures")?;
+    let figures: Vec<f64> = line.split(' ').filter_map(|figure| figure.parse().ok()).collect();
+    let [requests, bytes, micros, p50, p99, p999] = figures[..] else { return Err("wrk: other figures".into()) };
+    Ok(Measured {
+        name: server.name.clone(),
+        requests_per_second: requests / micros * 1e6,
+        gigabytes_per_second: bytes / micros / 1e3,
+        cpu_per_gigabyte: cpu / bytes * 1e9,
+        p50: p50 as u64,
+        p99: p99 as u64,
+        p999: p999 as u64,
+        spread: 0.0,
+    })
+}

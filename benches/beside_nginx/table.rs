@@ -1,0 +1,128 @@
+//! Rows as Markdown.
+
+use std::fmt::Write as _;
+
+use super::{
+    measure::Measured,
+    support::{Fallible, report},
+    workloads::Row,
+};
+
+const COMMAND: &str = "cargo bench --bench beside_nginx -- --write";
+
+/// A size as people say it.
+pub(crate) fn size(bytes: u64) -> String {
+    if bytes >= 1 << 20 { format!("{} MiB", bytes >> 20) } else { format!("{} KiB", bytes >> 10) }
+}
+
+impl Row {
+    /// The better of nginx in throughput.
+    pub(crate) fn fastest(&self) -> Option<&Measured> {
+        self.nginx.iter().max_by(|a, b| a.gigabytes_per_second.total_cmp(&b.gigabytes_per_second))
+    }
+
+    /// The better of nginx in CPU time.
+    pub(crate) fn cheapest(&self) -> Option<&Measured> {
+        self.nginx.iter().min_by(|a, b| a.cpu_per_gigabyte.total_cmp(&b.cpu_per_gigabyte))
+    }
+
+    /// How oca does beside the better of nginx: throughput, CPU time per gigabyte.
+    pub(crate) fn ratios(&self) -> Option<(f64, f64)> {
+        let oca = self.oca.last()?;
+        let throughput = oca.gigabytes_per_second / self.fastest()?.gigabytes_per_second;
+        Some((throughput, oca.cpu_per_gigabyte / self.cheapest()?.cpu_per_gigabyte))
+    }
+}
+
+/// Says a row on the terminal.
+pub(crate) fn print(row: &Row) {
+    println!("{}", row.workload);
+    for measured in row.oca.iter().chain(&row.nginx).chain(&row.others) {
+        println!("  {}", line(measured));
+    }
+    if let Some((throughput, cpu)) = row.ratios() {
+        println!("  oca beside the best of nginx: {throughput:.2} x the throughput, {cpu:.2} x the CPU time");
+    }
+    println!();
+}
+
+fn line(of: &Measured) -> String {
+    format!(
+        "{:<44} {:>7.2} GB/s {:>8.0} req/s {:>6.3} CPU-s/GB  p50 {} p99 {} p99.9 {} us  spread {:.0} %",
+        of.name,
+        of.gigabytes_per_second,
+        of.requests_per_second,
+        of.cpu_per_gigabyte,
+        of.p50,
+        of.p99,
+        of.p999,
+        of.spread * 100.0
+    )
+}
+
+/// The table of one section, with every server that was measured.
+fn full(rows: &[&Row]) -> String {
+    let mut text = String::from(
+        "| workload | server | GB/s | requests/s | CPU-s/GB | p50 us | p99 us | p99.9 us | spread |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        for of in row.oca.iter().chain(&row.nginx).chain(&row.others) {
+            // Writing to a string cannot fail.
+            let written = writeln!(
+                text,
+                "| {} | {} | {:.2} | {:.0} | {:.3} | {} | {} | {} | {:.0} % |",
+                row.workload,
+                of.name,
+                of.gigabytes_per_second,
+                of.requests_per_second,
+                of.cpu_per_gigabyte,
+                of.p50,
+                of.p99,
+                of.p999,
+                of.spread * 100.0
+            );
+            debug_assert!(written.is_ok());
+        }
+    }
+    text
+}
+
+/// The table of ratios.
+fn short(rows: &[&Row]) -> String {
+    let mut text = String::from(
+        "| workload | oca GB/s | nginx GB/s | throughput | oca CPU-s/GB | nginx CPU-s/GB | CPU time |\n|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        let (Some((throughput, cpu)), Some(oca)) = (row.ratios(), row.oca.last()) else { continue };
+        let (Some(fastest), Some(cheapest)) = (row.fastest(), row.cheapest()) else { continue };
+        let written = writeln!(
+            text,
+            "| {} | {:.2} | {:.2} | {throughput:.2} x | {:.3} | {:.3} | {cpu:.2} x |",
+            row.workload,
+            oca.gigabytes_per_second,
+            fastest.gigabytes_per_second,
+            oca.cpu_per_gigabyte,
+            cheapest.cpu_per_gigabyte
+        );
+        debug_assert!(written.is_ok());
+    }
+    text
+}
+
+/// Puts the tables of the sections that were run into the documents.
+pub(crate) fn write(rows: &[Row]) -> Fallible<()> {
+    let mut sections: Vec<&str> = rows.iter().map(|row| row.section).collect();
+    sections.dedup();
+    for section in sections {
+        let of: Vec<&Row> = rows.iter().filter(|row| row.section == section).collect();
+        let machine = report::machine();
+        let text =
+            format!("`{COMMAND}` on {machine}\n\n{}\n![{section}](plots/{section}.svg)\n\n{}", short(&of), full(&of));
+        report::update("docs/performance.md", section, &text)?;
+    }
+    let of: Vec<&Row> = rows.iter().collect();
+    if rows.iter().any(|row| row.section == "hot") {
+        report::update("README.md", "figures", &format!("{}\nOn {}", short(&of), report::machine()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! The workloads, one function each: files, servers, load.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    Plan,
+    measure::{Measured, Named, Server, Shape, best, in_turns},
+    support::{
+        Fallible,
+        appliance::{Appliance, Setup},
+        load::{Ask, Load},
+        nginx::{Nginx, Tuning},
+        random::{Random, Zipf},
+        responder::Responder,
+        scratch::{Scratch, content, make_assets},
+    },
+    table,
+};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// What one workload came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    /// The table it belongs to.
+    pub(crate) section: &'static str,
+    pub(crate) workload: String,
+    pub(crate) oca: Vec<Measured>,
+    /// The best of nginx: fastest first, then the one with least CPU time where that is another.
+    pub(crate) nginx: Vec<Measured>,
+    /// Others: the ceiling, nginx with its log on, fio.
+    pub(crate) others: Vec<Measured>,
+}
+
+type Workload = fn(&Plan) -> Fallible<Vec<Row>>;
+
+const WORKLOADS: [(&str, Workload); 2] = [("hot", hot), ("small", small)];
+
+/// Runs what the plan asks for, and prints each row when it is there.
+pub(crate) fn run(plan: &Plan) -> Fallible<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, workload) in WORKLOADS {
+        if plan.only.is_empty() || plan.only.iter().any(|only| only == name) {
+            rows.extend(workload(plan)?);
+        }
+    }
+    if rows.is_empty() {
+        return Err(
+            format!("--only names no workload; there are {}", WORKLOADS.map(|(name, _)| name).join(", ")).into()
+        );
+    }
+    Ok(rows)
+}
+
+/// Each build of oca that is to be measured, on the same files.
+fn appliances(plan: &Plan, home: &Path, capacity: &str, (serve, tables): (&str, &str)) -> Fallible<Vec<Named>> {
+    let several = plan.binaries.len() > 1;
+    let binaries: Vec<Option<PathBuf>> =
+        if plan.binaries.is_empty() { vec![None] } else { plan.binaries.iter().cloned().map(Some).collect() };
+    let mut made = Vec::new();
+    for (number, binary) in binaries.into_iter().enumerate() {
+        let name = match &binary {
+            Some(path) if several => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            _ => "oca".to_owned(),
+        };
+        let own = home.join(format!("oca-{number}"));
+        fs::create_dir_all(&own)?;
+        let mut setup = Setup::new(&own, capacity);
+        setup.source = format!("file://{}", home.join("source").display());
+        let serve = format!("workers = 1\n{serve}");
+        (setup.serve, setup.tables, setup.binary, setup.pinned, setup.log) = (&serve, tables, binary, true, true);
+        made.push(Named { name, server: Server::Oca(setup.start()?) });
+    }
+    Ok(made)
+}
+
+fn peers(plan: &Plan, home: &Path, tunings: &[Tuning]) -> Fallible<Vec<Named>> {
+    if !Nginx::is_there() {
+        eprintln!("nginx is not installed: no comparison");
+        return Ok(Vec::new());
+    }
+    let tunings = if plan.smoke { &tunings[..1] } else { tunings };
+    let start = |tuning: &Tuning| {
+        let nginx = Nginx::start(home, &home.join("source"), *tuning, ("", ""))?;
+        Ok(Named { name: format!("nginx ({tuning})"), server: Server::Nginx(nginx) })
+    };
+    tunings.iter().map(start).collect()
+}
+
+/// Asks for everything once, so that it is held, and in memory.
+fn warm(address: SocketAddr, count: u64, length: u64) -> Fallible<()> {
+    let number = std::cell::Cell::new(0);
+    let next = |_: &mut Random| {
+        let ask = Ask { path: format!("/{}.mp4", number.get() % count), start: 0, len: length, whole: true };
+        number.set(number.get() + 1);
+        ask
+    };
+    let time = Duration::from_secs(600);
+    let mut load =
+        Load { address, connections: 4, time, next: Box::new(next), verify: None, requests_max: count.max(4) };
+    load.run()?;
+    Ok(())
+}
+
+/// Waits until what was filled is durable, so that no write goes on beside what is measured.
+fn settle(servers: &[Named]) -> Fallible<()> {
+    for server in servers {
+        let Server::Oca(oca) = &server.server else { continue };
+        let mut before = -1.0;
+        for _ in 0..120 {
+            std::thread::park_timeout(Duration::from_millis(700));
+            let durable = oca.metric("oca_blocks_durable_total")?;
+            if durable == before {
+                break;
+            }
+            before = durable;
+        }
+    }
+    Ok(())
+}
+
+struct Bench<'a> {
+    plan: &'a Plan,
+    section: &'static str,
+    appliances: &'a [Named],
+    peers: &'a [Named],
+    others: &'a [Named],
+}
+
+impl Bench<'_> {
+    fn row(&self, workload: &str, shape: &Shape<'_>) -> Fallible<Row> {
+        let best = best(self.peers, shape, self.plan)?;
+        let all: Vec<&Named> = self.appliances.iter().chain(best.iter().copied()).chain(self.others).collect();
+        let mut measured = in_turns(&all, shape, self.plan)?;
+        let others = measured.split_off(self.appliances.len() + best.len());
+        let nginx = measured.split_off(self.appliances.len());
+        let row = Row { section: self.section, workload: workload.to_owned(), oca: measured, nginx, others };
+        table::print(&row);
+        Ok(row)
+    }
+}
+
+/// `start` of a part of `len` bytes somewhere in `length`, at a multiple of a page as players' segments are not, but disks like.
+fn somewhere(random: &mut Random, length: u64, len: u64) -> u64 {
+    random.below((length - len) / 4096 + 1) * 4096
+}
+
+/// Ranges of one film in memory, of several sizes, over several numbers of connections; the ceiling beside them.
+fn hot(plan: &Plan) -> Fallible<Vec<Row>> {
+    let length = if plan.smoke { 8 * MIB } else { 256 * MIB };
+    let scratch = Scratch::new("beside_nginx-hot")?;
+    make_assets(&scratch.path().join("source"), 1, length)?;
+    let appliances = appliances(plan, scratch.path(), "1 GiB", ("", ""))?;
+    let peers = peers(plan, scratch.path(), &Tuning::hot())?;
+    let ceiling = Responder::start(&scratch.path().join("source/0.mp4"))?;
+    let mut others = vec![Named { name: "ceiling".into(), server: Server::Ceiling(ceiling) }];
+    if !peers.is_empty() && !plan.smoke {
+        let tuning = Tuning { log: true, ..Tuning::hot()[0] };
+        let nginx = Nginx::start(scratch.path(), &scratch.path().join("source"), tuning, ("", ""))?;
+        others.push(Named { name: format!("nginx ({tuning})"), server: Server::Nginx(nginx) });
+    }
+    for server in appliances.iter().chain(&peers) {
+        warm(server.server.http(), 1, length)?;
+    }
+    settle(&appliances)?;
+    let bench = Bench { plan, section: "hot", appliances: &appliances, peers: &peers, others: &others };
+    let kinds = [(16, 64), (64, 64), (256, 64), (1024, 64), (4096, 64), (64, 1), (64, 1000), (1024, 1), (1024, 1000)];
+    let mut rows = Vec::new();
+    for (kib, connections) in if plan.smoke { &kinds[1..2] } else { &kinds[..] } {
+        let len = kib * KIB;
+        let name = format!("{} x {connections}", table::size(len));
+        if plan.row.as_ref().is_some_and(|row| !name.contains(row.as_str())) {
+            continue;
+        }
+        let next = |random: &mut Random| Ask {
+            path: "/0.mp4".into(),
+            start: somewhere(random, length, len),
+            len,
+            whole: false,
+        };
+        let script = if plan.wrk { Some(wrk_script(scratch.path(), length, len)?) } else { None };
+        let content = |ask: &Ask, offset: u64, into: &mut [u8]| content(0, ask.start + offset, into);
+        let shape = Shape { connections: *connections, next: &next, content: &content, script };
+        rows.push(bench.row(&name, &shape)?);
+    }
+    stop(appliances)?;
+    Ok(rows)
+}
+
+/// Many small assets, asked for whole, some much more often than others; and a mix of ranges of a thousand films.
+fn small(plan: &Plan) -> Fallible<Vec<Row>> {
+    let mut rows = Vec::new();
+    let (few, many) = if plan.smoke { (10, 20) } else { (1_000, 10_000) };
+    for (workload, count, length) in [("small assets, Zipf", many, 200 * KIB), ("mixed ranges, Zipf", few, 2 * MIB)] {
+        let scratch = Scratch::new("beside_nginx-small")?;
+        make_assets(&scratch.path().join("source"), count, length)?;
+        let appliances = appliances(plan, scratch.path(), "8 GiB", ("", "[catalog]\n"))?;
+        let peers = peers(plan, scratch.path(), &Tuning::hot())?;
+        for server in appliances.iter().chain(&peers[..peers.len().min(1)]) {
+            warm(server.server.http(), count, length)?;
+        }
+        settle(&appliances)?;
+        let zipf = Zipf::new(count as usize, 0.9);
+        let next = |random: &mut Random| {
+            let path = format!("/{}.mp4", zipf.rank(random));
+            if workload.starts_with("small") {
+                return Ask { path, start: 0, len: length, whole: true };
+            }
+            let len = [16, 64, 64, 256, 1024][random.below(5) as usize] * KIB;
+            Ask { path, start: somewhere(random, length, len), len, whole: false }
+        };
+        let content = |ask: &Ask, offset: u64, into: &mut [u8]| {
+            let number = ask.path[1..].trim_end_matches(".mp4").parse().unwrap_or(u64::MAX);
+            content(number, ask.start + offset, into);
+        };
+        let shape = Shape { connections: 64, next: &next, content: &content, script: None };
+        let bench = Bench { plan, section: "small", appliances: &appliances, peers: &peers, others: &[] };
+        rows.push(bench.row(workload, &shape)?);
+        stop(appliances)?;
+    }
+    Ok(rows)
+}
+
+fn stop(appliances: Vec<Named>) -> Fallible<()> {
+    for appliance in appliances {
+        if let Server::Oca(oca) = appliance.server {
+            Appliance::stop(oca)?;
+        }
+    }
+    Ok(())
+}
+
+/// wrk asks for random ranges, and says its figures in a line that can be read.
+fn wrk_script(home: &Path, length: u64, len: u64) -> Fallible<PathBuf> {
+    let path = home.join(format!("ranges-{len}.lua"));
+    let places = (length - len) / 4096;
+    fs::write(
+        &path,
+        format!(
+            "request = function()\n  local s = math.random(0, {places}) * 4096\n\
+             \x20 wrk.headers['Range'] = 'bytes=' .. s .. '-' .. (s + {len} - 1)\n  return wrk.format('GET', '/0.mp4')\nend\n\
+             done = function(summary, latency, requests)\n\
+             \x20 io.write(string.format('figures %d %d %d %d %d %d\\n', summary.requests, summary.requests * {len}, summary.duration,\n\
+             \x20   latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))\nend\n"
+        ),
+    )?;
+    Ok(path)
+}

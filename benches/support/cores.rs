@@ -1,0 +1,67 @@
+//! Who runs where, and what it has cost.
+
+use std::{
+    fs, io,
+    process::{Child, Command},
+};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// The core of servers, and the core of the load. The same one where there is only one, which no figure survives.
+pub(crate) fn cores() -> (usize, usize) {
+    let allowed = allowed();
+    (allowed.first().copied().unwrap_or(0), allowed.get(1).or(allowed.first()).copied().unwrap_or(0))
+}
+
+fn allowed() -> Vec<usize> {
+    static ALLOWED: std::sync::OnceLock<Vec<usize>> = std::sync::OnceLock::new();
+    // As it was when the bench began: pinning narrows what is allowed.
+    let read = || {
+        let set = sched_getaffinity(None).unwrap_or_else(|_| CpuSet::new());
+        (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
+    };
+    ALLOWED.get_or_init(read).clone()
+}
+
+fn pin(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Keeps the calling thread on the core of the load.
+pub(crate) fn pin_to_load() -> io::Result<()> {
+    pin(&[cores().1])
+}
+
+/// Starts a server on its core, and nowhere else.
+pub(crate) fn spawn_server(command: &mut Command) -> io::Result<Child> {
+    let all = allowed();
+    pin(&[cores().0])?;
+    let child = command.spawn();
+    pin(&all)?;
+    child
+}
+
+/// CPU seconds that processes have used so far, by all their threads.
+pub(crate) fn cpu_seconds(ids: &[u32]) -> f64 {
+    ids.iter().map(|id| cpu_seconds_of(*id)).sum()
+}
+
+fn cpu_seconds_of(id: u32) -> f64 {
+    // To the nanosecond where the kernel tells; the fields of `stat` count in hundredths.
+    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let nanos: u64 = tasks
+        .filter_map(|task| {
+            let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<u64>().ok()
+        })
+        .sum();
+    nanos as f64 / 1e9
+}
+
+/// A process and its children.
+pub(crate) fn family(id: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|id| id.parse().ok()).chain([id]).collect()
+}

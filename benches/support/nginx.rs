@@ -1,0 +1,140 @@
+//! nginx as it is set up best: one worker on the server's core.
+
+use std::{
+    fmt, fs,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Fallible, cores};
+
+/// One way to set it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tuning {
+    /// `tcp_nopush`.
+    pub(crate) nopush: bool,
+    /// `sendfile_max_chunk`.
+    pub(crate) chunk: &'static str,
+    /// `listen ... sndbuf=`.
+    pub(crate) sndbuf: Option<&'static str>,
+    /// `aio threads`.
+    pub(crate) threads: bool,
+    /// `access_log`.
+    pub(crate) log: bool,
+}
+
+impl Tuning {
+    /// What is tried for everything that is in memory.
+    pub(crate) fn hot() -> Vec<Self> {
+        let mut all = Vec::new();
+        for nopush in [true, false] {
+            for chunk in ["512k", "2m"] {
+                for sndbuf in [None, Some("256k")] {
+                    all.push(Self { nopush, chunk, sndbuf, threads: false, log: false });
+                }
+            }
+        }
+        all
+    }
+
+    /// What is tried for what is not.
+    pub(crate) fn cold() -> Vec<Self> {
+        let with = |nopush, chunk| Self { nopush, chunk, sndbuf: None, threads: true, log: false };
+        vec![with(true, "512k"), with(true, "2m"), with(false, "512k"), with(false, "2m")]
+    }
+}
+
+impl fmt::Display for Tuning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nopush {}, chunk {}", if self.nopush { "on" } else { "off" }, self.chunk)?;
+        if let Some(sndbuf) = self.sndbuf {
+            write!(f, ", sndbuf {sndbuf}")?;
+        }
+        if self.threads {
+            write!(f, ", aio threads")?;
+        }
+        if self.log { write!(f, ", log on") } else { Ok(()) }
+    }
+}
+
+/// A running nginx; ended when dropped.
+pub(crate) struct Nginx {
+    child: Child,
+    pub(crate) http: SocketAddr,
+}
+
+impl Nginx {
+    /// Whether it is installed.
+    pub(crate) fn is_there() -> bool {
+        let run = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
+        run.is_ok_and(|status| status.success())
+    }
+
+    /// Serves the files below `root`. `listen` and `server` go to the listen directive and into the server block.
+    pub(crate) fn start(home: &Path, root: &Path, tuning: Tuning, (listen, server): (&str, &str)) -> Fallible<Self> {
+        // It cannot tell which port it was given: one that was free a moment ago.
+        let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let home = home.join(format!("nginx-{}", http.port()));
+        fs::create_dir_all(&home)?;
+        let config = format!(
+            "daemon off; pid {home}/pid; error_log {home}/log; worker_processes 1; worker_rlimit_nofile 16384; {user}\n\
+             events {{ worker_connections 8192; }}\n\
+             http {{ {log} sendfile on; tcp_nopush {nopush}; sendfile_max_chunk {chunk}; {aio} keepalive_requests 1000000000;\n\
+             keepalive_timeout 300s; default_type video/mp4; output_buffers 2 512k;\n\
+             client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f; uwsgi_temp_path {home}/u;\n\
+             scgi_temp_path {home}/s; open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;\n\
+             {http_extra}\n\
+             server {{ listen {http} backlog=4096{sndbuf} {listen}; root {root};\n{server}\n}} }}\n",
+            home = home.display(),
+            root = root.display(),
+            log = if tuning.log {
+                format!("access_log {}/access;", home.display())
+            } else {
+                "access_log off;".to_owned()
+            },
+            nopush = if tuning.nopush { "on" } else { "off" },
+            chunk = tuning.chunk,
+            aio = if tuning.threads { "aio threads;" } else { "" },
+            sndbuf = tuning.sndbuf.map(|size| format!(" sndbuf={size}")).unwrap_or_default(),
+            http_extra = if server.contains("proxy_cache") {
+                format!("proxy_cache_path {}/cache keys_zone=z:64m max_size=20g use_temp_path=off;", home.display())
+            } else {
+                String::new()
+            },
+            // Its workers give up root where it is begun as root, and could not read the scratch folder.
+            user = if rustix::process::geteuid().is_root() { "user root;" } else { "" },
+        );
+        fs::write(home.join("nginx.conf"), config)?;
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(home.join("nginx.conf")).arg("-p").arg(&home);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut nginx = Self { child: cores::spawn_server(&mut command)?, http };
+        let begun = Instant::now();
+        while TcpStream::connect(http).is_err() {
+            if nginx.child.try_wait()?.is_some() || begun.elapsed() > Duration::from_secs(10) {
+                return Err(format!("nginx: {}", fs::read_to_string(home.join("log")).unwrap_or_default()).into());
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(nginx)
+    }
+
+    /// Its processes.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        cores::family(self.child.id())
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // SIGTERM, so that its workers end with it.
+        if let Err(err) = kill_process(Pid::from_child(&self.child), Signal::TERM) {
+            eprintln!("nginx has ended already: {err}");
+        }
+        drop(self.child.wait());
+    }
+}

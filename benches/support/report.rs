@@ -1,0 +1,43 @@
+//! Sections of documents that a bench writes, so that no figure stands there that no command makes.
+
+use std::{fs, io, path::Path};
+
+/// Puts `markdown` into section `name` of `document` (a path below the project's folder), in place of what stands there. A section
+/// lies between the lines `<!-- begin NAME: made by COMMAND -->` and `<!-- end NAME -->`.
+///
+/// # Errors
+/// The document cannot be read or written, or has no such section.
+pub(crate) fn update(document: &str, name: &str, markdown: &str) -> io::Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let text = fs::read_to_string(&path)?;
+    let made = replaced(&text, name, markdown).ok_or_else(|| {
+        io::Error::other(format!("{document} has no section <!-- begin {name}: ... --> ... <!-- end {name} -->"))
+    })?;
+    fs::write(path, made)
+}
+
+fn replaced(text: &str, name: &str, markdown: &str) -> Option<String> {
+    let begin = text.find(&format!("<!-- begin {name}:"))?;
+    let start = begin + text[begin..].find("-->")? + 3;
+    let end = start + text[start..].find(&format!("<!-- end {name} -->"))?;
+    Some(format!("{}\n\n{}\n\n{}", &text[..start], markdown.trim(), &text[end..]))
+}
+
+/// What the figures were measured on: processor, cores, kernel, time.
+pub(crate) fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("?", |pair| pair.1);
+    let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let control = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').nth(1).unwrap_or("?").to_owned();
+    let virtual_machine = if cpu.contains("hypervisor") { ", virtual" } else { "" };
+    let now = httpdate::fmt_http_date(std::time::SystemTime::now());
+    format!(
+        "{model} ({cores} cores{virtual_machine}), Linux {}, {} congestion control, load {load} over the five minutes before; {now}",
+        kernel.trim(),
+        control.trim(),
+    )
+}

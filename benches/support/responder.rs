@@ -1,0 +1,131 @@
+//! The ceiling: the least that can answer a range request. One thread, epoll, one open file, `sendfile`; no catalog, no log, no
+//! checks, no deadlines. What a server needs beyond this is its own work; what this needs is the kernel's.
+
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::{
+    event::epoll,
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+
+use super::{Fallible, cores};
+
+struct Connection {
+    stream: TcpStream,
+    at: u64,
+    left: u64,
+}
+
+/// A running responder; ended when dropped.
+pub(crate) struct Responder {
+    child: Child,
+    pub(crate) http: SocketAddr,
+}
+
+impl Responder {
+    /// Starts this very program again, to answer with parts of `file`.
+    pub(crate) fn start(file: &Path) -> Fallible<Self> {
+        let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(format!("--respond-at={http}")).arg(format!("--respond-with={}", file.display()));
+        command.stdout(Stdio::null());
+        let child = cores::spawn_server(&mut command)?;
+        for _ in 0..500 {
+            if TcpStream::connect(http).is_ok() {
+                return Ok(Self { child, http });
+            }
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
+        }
+        Err("the responder does not start".into())
+    }
+
+    /// Its process.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        vec![self.child.id()]
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Answers until it is killed.
+///
+/// # Errors
+/// Whatever goes wrong ends it.
+pub(crate) fn respond(address: SocketAddr, file: &Path) -> io::Result<()> {
+    let file = File::open(file)?;
+    let length = file.metadata()?.len();
+    let listener = TcpListener::bind(address)?;
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&poll, &listener, epoll::EventData::new_u64(u64::MAX), epoll::EventFlags::IN)?;
+    let mut connections: Vec<Option<Connection>> = Vec::new();
+    let mut events = Vec::with_capacity(1024);
+    loop {
+        events.clear();
+        epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), None)?;
+        for event in &events {
+            let number = event.data.u64();
+            if number == u64::MAX {
+                let stream = listener.accept()?.0;
+                stream.set_nonblocking(true)?;
+                stream.set_nodelay(true)?;
+                let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+                epoll::add(&poll, &stream, epoll::EventData::new_u64(connections.len() as u64), flags)?;
+                connections.push(Some(Connection { stream, at: 0, left: 0 }));
+                continue;
+            }
+            let place = &mut connections[number as usize];
+            if place.as_mut().is_some_and(|connection| connection.go_on(&file, length).is_err()) {
+                *place = None;
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn go_on(&mut self, file: &File, length: u64) -> io::Result<()> {
+        loop {
+            while self.left > 0 {
+                let sent =
+                    rustix::fs::sendfile(&self.stream, file, Some(&mut self.at), self.left.min(1 << 20) as usize);
+                match sent {
+                    Err(Errno::AGAIN) => return Ok(()),
+                    sent => self.left -= sent? as u64,
+                }
+            }
+            let mut request = [0_u8; 1024];
+            let count = match recv(&self.stream, &mut request[..], RecvFlags::empty()) {
+                Err(Errno::AGAIN) => return Ok(()),
+                count => count?.0,
+            };
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let text = std::str::from_utf8(&request[..count]).map_err(io::Error::other)?;
+            let range = text.split_once("bytes=").and_then(|(_, rest)| rest.split_once("\r\n")?.0.split_once('-'));
+            let range = range.and_then(|(first, last)| Some((first.parse().ok()?, last.parse::<u64>().ok()?)));
+            let (first, last) = range.ok_or(io::ErrorKind::InvalidData)?;
+            (self.at, self.left) = (first, last + 1 - first);
+            let mut head = [0_u8; 256];
+            let mut rest = &mut head[..];
+            write!(
+                rest,
+                "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{length}\r\nContent-Length: {}\r\n\r\n",
+                self.left
+            )?;
+            let unused = rest.len();
+            send(&self.stream, &head[..head.len() - unused], SendFlags::NOSIGNAL | SendFlags::MORE)?;
+        }
+    }
+}
