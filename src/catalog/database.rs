@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 /// What SQLite says when it cannot.
 pub(super) use rusqlite::Error as DatabaseError;
 
-use super::{Lifetime, Meta, entry::Entry};
+use super::{Lifetime, Meta, SharedText, entry::Entry};
 use crate::asset::{AssetKey, Digest, EntityTag, UnixTime, Validators};
 
 /// Version of the schema. Another one is refused.
@@ -104,32 +104,36 @@ impl Database {
         Ok(Self { connection })
     }
 
-    /// The largest serial number that was ever recorded and still is.
-    pub(super) fn serial_max(&self) -> rusqlite::Result<u64> {
-        let max: Option<i64> = self.connection.query_row("SELECT max(serial) FROM asset", [], |row| row.get(0))?;
-        Ok(max.map_or(0, i64::cast_unsigned))
+    /// How many assets are recorded, and the largest serial number among them.
+    pub(super) fn extent(&self) -> rusqlite::Result<(usize, u64)> {
+        self.connection.query_row("SELECT count(*), max(serial) FROM asset", [], |row| {
+            let max: Option<i64> = row.get(1)?;
+            let rows: u32 = row.get(0)?;
+            Ok((rows as usize, max.map_or(0, i64::cast_unsigned)))
+        })
     }
 
-    /// Everything that is held, least recently used first. The serials of rows that cannot be read back come apart.
-    pub(super) fn load(&self) -> rusqlite::Result<(Vec<Stored>, Vec<u64>)> {
+    /// Gives everything that is held to `take`, in the order of serials, which is that of the table: one pass, no sorting. The
+    /// serials of rows that cannot be read back come as errors.
+    pub(super) fn load(&self, mut take: impl FnMut(Result<Stored, u64>)) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare(
             "SELECT serial, path, query, length, etag, last_modified, last_modified_strong, content_type, content_encoding,
-                    cache_control, ranged, born, fresh_until, stale_until, sealed, used FROM asset ORDER BY used, serial",
+                    cache_control, ranged, born, fresh_until, stale_until, sealed, used FROM asset ORDER BY serial",
         )?;
-        let mut rows = statement.query([])?;
-        let (mut stored, mut unreadable) = (Vec::new(), Vec::new());
-        while let Some(row) = rows.next()? {
-            match read_asset(row)? {
-                Some(asset) => stored.push(asset),
-                None => unreadable.push(row.get::<_, i64>(0)?.cast_unsigned()),
-            }
-        }
         let mut blocks = self.connection.prepare("SELECT number FROM block WHERE serial = ?1 ORDER BY number")?;
-        for asset in stored.iter_mut().filter(|asset| !asset.sealed) {
-            let numbers = blocks.query_map([asset.serial.cast_signed()], |row| row.get(0))?;
-            asset.blocks = numbers.collect::<rusqlite::Result<_>>()?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let Some(mut asset) = read_asset(row)? else {
+                take(Err(row.get::<_, i64>(0)?.cast_unsigned()));
+                continue;
+            };
+            if !asset.sealed {
+                let numbers = blocks.query_map([asset.serial.cast_signed()], |row| row.get(0))?;
+                asset.blocks = numbers.collect::<rusqlite::Result<_>>()?;
+            }
+            take(Ok(asset));
         }
-        Ok((stored, unreadable))
+        Ok(())
     }
 
     /// Begins a batch.
@@ -185,7 +189,7 @@ fn read_asset(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Stored>> {
     let (Ok(key), false) = (AssetKey::from_record(&path, query.as_deref()), etag == Some(None)) else {
         return Ok(None);
     };
-    let boxed = |at: usize| row.get::<_, Option<String>>(at).map(|text| text.map(String::into_boxed_str));
+    let boxed = |at: usize| row.get::<_, Option<String>>(at).map(|text| text.map(SharedText::from));
     Ok(Some(Stored {
         serial: unsigned(0)?,
         key,

@@ -3,23 +3,24 @@
 use std::{
     ops::Range,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
     Catalog, Lifetime, Meta, Refusal,
     blocks::{BlockState, Blocks},
     meta::LifetimeCell,
+    recency::NOWHERE,
     writer::AssetWriter,
 };
 use crate::{
     asset::{AssetId, AssetKey, BlockSize, ByteRange, UnixTime},
-    storage::{AssetFile, ColdSlice, Mapping, ReadError},
+    storage::{AssetFile, ColdSlice, HasFile, Mapping, ReadError},
 };
 
 /// One version of an asset.
@@ -29,18 +30,20 @@ use crate::{
 #[derive(Debug)]
 pub struct Entry {
     key: AssetKey,
-    id: AssetId,
     meta: Meta,
     lifetime: LifetimeCell,
-    file: Arc<AssetFile>,
+    file: AssetFile,
     state: AtomicU8,
     /// Seconds since 1970 of the last touch that was noted, so that hits in the same second need not be.
     touched: AtomicU64,
-    /// How many assets had been admitted at that touch.
-    touched_at: AtomicU64,
+    /// How many assets had been admitted at that touch, in the lower half of the count: only another one matters.
+    touched_at: AtomicU32,
+    /// Where it stands in its volume's order of eviction; guarded by the lock of that.
+    place: AtomicU32,
     writers: AtomicU32,
+    /// `None` when all of it may be served, and after an unclean stop until somebody asks for a block: see `Entry::open`.
     open: Mutex<Option<Box<Open>>>,
-    catalog: Weak<Catalog>,
+    home: Home,
 }
 
 /// What is kept while not every block may be served.
@@ -49,6 +52,12 @@ struct Open {
     blocks: Blocks,
     grown: Arc<Notify>,
     failure: Refusal,
+}
+
+impl Open {
+    fn new(blocks: Blocks) -> Box<Self> {
+        Box::new(Self { blocks, grown: Arc::default(), failure: Refusal::SourceFailed })
+    }
 }
 
 const OPEN: u8 = 0;
@@ -60,8 +69,35 @@ const WITHDRAWN_SEALED: u8 = 3;
 /// What a new entry begins with.
 #[derive(Debug)]
 pub(super) struct Holding {
-    pub(super) blocks: Blocks,
+    pub(super) blocks: Holds,
     pub(super) used: UnixTime,
+}
+
+/// What is here of a new entry.
+#[derive(Debug)]
+pub(super) enum Holds {
+    /// Everything.
+    All,
+    /// Everything, but no digest has been compared since an unclean stop.
+    AllUnverified,
+    /// Some blocks, or none.
+    Some(Blocks),
+}
+
+/// The catalog an entry belongs to, once it stands: entries are read from disk before.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Home(Arc<OnceLock<Weak<Catalog>>>);
+
+impl Home {
+    /// The catalog, while it is there.
+    pub(super) fn catalog(&self) -> Option<Arc<Catalog>> {
+        self.0.get()?.upgrade()
+    }
+
+    /// Called once, when the catalog stands.
+    pub(super) fn settle(&self, catalog: &Arc<Catalog>) {
+        self.0.get_or_init(|| Arc::downgrade(catalog));
+    }
 }
 
 /// What a writer may do with the block it has come to.
@@ -80,24 +116,27 @@ impl Entry {
         key: AssetKey,
         meta: Meta,
         lifetime: Lifetime,
-        file: Arc<AssetFile>,
-        (holding, catalog): (Holding, Weak<Catalog>),
+        file: AssetFile,
+        (holding, home): (Holding, Home),
     ) -> Arc<Self> {
-        let sealed = holding.blocks.all_present();
-        let open = (!sealed)
-            .then(|| Box::new(Open { blocks: holding.blocks, grown: Arc::default(), failure: Refusal::SourceFailed }));
+        let (sealed, open) = match holding.blocks {
+            Holds::All => (true, None),
+            Holds::AllUnverified => (meta.length == 0, None),
+            Holds::Some(blocks) if blocks.all_present() => (true, None),
+            Holds::Some(blocks) => (false, Some(Open::new(blocks))),
+        };
         Arc::new(Self {
-            id: key.id(),
             key,
             meta,
             lifetime: LifetimeCell::new(lifetime),
             file,
             state: AtomicU8::new(if sealed { SEALED } else { OPEN }),
             touched: AtomicU64::new(holding.used.0),
-            touched_at: AtomicU64::new(0),
+            touched_at: AtomicU32::new(0),
+            place: AtomicU32::new(NOWHERE),
             writers: AtomicU32::new(0),
             open: Mutex::new(open),
-            catalog,
+            home,
         })
     }
 
@@ -108,7 +147,7 @@ impl Entry {
 
     /// Hash of its key.
     pub fn id(&self) -> AssetId {
-        self.id
+        self.file.name().id
     }
 
     /// What it is.
@@ -136,11 +175,6 @@ impl Entry {
         matches!(self.state.load(Ordering::Acquire), WITHDRAWN | WITHDRAWN_SEALED)
     }
 
-    /// Its file.
-    pub(super) fn file(&self) -> &Arc<AssetFile> {
-        &self.file
-    }
-
     /// Number of this version on its volume.
     pub fn serial(&self) -> u64 {
         self.file.name().serial
@@ -162,7 +196,7 @@ impl Entry {
         if self.is_sealed() {
             return length.saturating_sub(offset);
         }
-        let open = self.open.lock();
+        let open = self.open();
         open.as_ref()
             .map_or(length.saturating_sub(offset), |open| open.blocks.available(offset, length, self.block_size()))
     }
@@ -176,9 +210,9 @@ impl Entry {
         if self.is_sealed() {
             return Ok(false);
         }
-        let catalog = self.catalog.upgrade().ok_or(Refusal::Stopping)?;
+        let catalog = self.catalog().ok_or(Refusal::Stopping)?;
         let wanted = {
-            let mut open = self.open.lock();
+            let mut open = self.open();
             let Some(open) = open.as_mut() else { return Ok(false) };
             let blocks = self.block_size().blocks_of(range);
             if self.is_withdrawn() {
@@ -209,7 +243,7 @@ impl Entry {
     pub async fn grown(self: &Arc<Self>, offset: u64) -> Result<u64, Refusal> {
         loop {
             let grown = {
-                let open = self.open.lock();
+                let open = self.open();
                 let Some(open) = open.as_ref() else { return Ok(self.meta.length.saturating_sub(offset)) };
                 let available = open.blocks.available(offset, self.meta.length, self.block_size());
                 if available > 0 || offset >= self.meta.length {
@@ -240,10 +274,10 @@ impl Entry {
         if let Some(lease) = self.lease_now() {
             return Ok(lease);
         }
-        let catalog = self.catalog.upgrade().ok_or(ReadError::Stopping)?;
+        let catalog = self.catalog().ok_or(ReadError::Stopping)?;
         let entry = Arc::clone(self);
         let mapped = tokio::task::spawn_blocking(move || {
-            let mapped = catalog.mappings().map(&entry.file);
+            let mapped = catalog.mappings().map(&entry);
             if let Err(err) = &mapped {
                 catalog.mapping_failed(&entry, err);
             }
@@ -266,7 +300,7 @@ impl Entry {
 
     /// Notes a use in second `now`, after so many admissions; tells whether it changes the order of eviction: whether it is the
     /// first of that second, or since another asset came in.
-    pub(super) fn touch(&self, now: UnixTime, admissions: u64) -> bool {
+    pub(super) fn touch(&self, now: UnixTime, admissions: u32) -> bool {
         // A lost race between two workers notes the touch twice, which does no harm.
         let first =
             self.touched.load(Ordering::Relaxed) < now.0 || self.touched_at.load(Ordering::Relaxed) != admissions;
@@ -282,6 +316,14 @@ impl Entry {
         UnixTime(self.touched.load(Ordering::Relaxed))
     }
 
+    pub(super) fn place(&self) -> u32 {
+        self.place.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_place(&self, place: u32) {
+        self.place.store(place, Ordering::Relaxed);
+    }
+
     // Fill's side.
 
     /// A writer from the start of `block` on.
@@ -292,13 +334,13 @@ impl Entry {
     /// Marks what is missing in `blocks` as wanted, for a fetch that is under way already, and gives it back as runs. Each has to
     /// be written or abandoned.
     pub fn claim(&self, blocks: Range<u32>) -> Vec<Range<u32>> {
-        let mut open = self.open.lock();
+        let mut open = self.open();
         open.as_mut().map(|open| open.blocks.want(blocks).fetch).unwrap_or_default()
     }
 
     /// Blocks that were demanded and cannot be fetched: whoever waits for them hears why.
     pub fn abandon(&self, blocks: Range<u32>, why: Refusal) {
-        let mut open = self.open.lock();
+        let mut open = self.open();
         if let Some(open) = open.as_mut() {
             open.blocks.give_up(blocks);
             open.failure = why;
@@ -309,20 +351,31 @@ impl Entry {
     /// Prolongs its life after its source said that it is still good.
     pub fn refresh(self: &Arc<Self>, lifetime: Lifetime) {
         self.lifetime.store(lifetime);
-        if let Some(catalog) = self.catalog.upgrade() {
+        if let Some(catalog) = self.catalog() {
             catalog.refreshed(self);
         }
     }
 
     /// Whether all of `blocks` are here: whether a fetch of them would be for nothing.
     pub fn holds(&self, blocks: Range<u32>) -> bool {
-        let open = self.open.lock();
+        let open = self.open();
         let Some(open) = open.as_ref() else { return true };
         blocks.into_iter().all(|block| open.blocks.state(block) == BlockState::Present)
     }
 
     pub(super) fn catalog(&self) -> Option<Arc<Catalog>> {
-        self.catalog.upgrade()
+        self.home.catalog()
+    }
+
+    /// Which blocks are here; `None` when all may be served. Most assets found after an unclean stop are not asked for soon: what
+    /// is kept of their blocks is made when the first is.
+    fn open(&self) -> MutexGuard<'_, Option<Box<Open>>> {
+        let mut open = self.open.lock();
+        if open.is_none() && !self.is_sealed() {
+            let count = self.block_size().count(self.meta.length);
+            *open = Some(Open::new(Blocks::new(count, BlockState::Unverified)));
+        }
+        open
     }
 
     pub(super) fn add_writer(&self) {
@@ -334,7 +387,7 @@ impl Entry {
     }
 
     pub(super) fn begin_block(&self, writer: u64, block: u32) -> BeginBlock {
-        let mut open = self.open.lock();
+        let mut open = self.open();
         if self.is_withdrawn() {
             return BeginBlock::Withdrawn;
         }
@@ -350,7 +403,7 @@ impl Entry {
 
     /// `written` bytes of the block may be served.
     pub(super) fn block_grew(&self, writer: u64, block: u32, written: u32) {
-        if let Some(open) = self.open.lock().as_mut() {
+        if let Some(open) = self.open().as_mut() {
             open.blocks.set(block, BlockState::Filling { writer, written });
             open.grown.notify_waiters();
         }
@@ -358,7 +411,7 @@ impl Entry {
 
     /// The block is whole. Seals the asset with its last one.
     pub(super) fn block_present(&self, block: u32) {
-        let mut guard = self.open.lock();
+        let mut guard = self.open();
         let Some(open) = guard.as_mut() else { return };
         open.blocks.set(block, BlockState::Present);
         let grown = Arc::clone(&open.grown);
@@ -373,7 +426,7 @@ impl Entry {
 
     /// A writer stops in the middle of a block that it had begun. It stays wanted: a retry, or `abandon`, decides.
     pub(super) fn block_broke_off(&self, writer: u64, block: u32, reserved: bool) {
-        if let Some(open) = self.open.lock().as_mut()
+        if let Some(open) = self.open().as_mut()
             && matches!(open.blocks.state(block), BlockState::Filling { writer: by, .. } if by == writer)
         {
             open.blocks.set(block, BlockState::Wanted { reserved });
@@ -382,12 +435,9 @@ impl Entry {
 
     /// A block that was held is worthless: its digest differs, or it could not be made durable.
     pub(super) fn condemn(&self, block: u32) {
-        let mut guard = self.open.lock();
+        let mut guard = self.open();
         let count = self.block_size().count(self.meta.length);
-        let open = guard.get_or_insert_with(|| {
-            let blocks = Blocks::new(count, BlockState::Present);
-            Box::new(Open { blocks, grown: Arc::default(), failure: Refusal::SourceFailed })
-        });
+        let open = guard.get_or_insert_with(|| Open::new(Blocks::new(count, BlockState::Present)));
         if !matches!(open.blocks.state(block), BlockState::Filling { .. } | BlockState::Wanted { .. }) {
             open.blocks.set(block, BlockState::Torn);
         }
@@ -398,7 +448,7 @@ impl Entry {
 
     /// The digest of a block was compared and is right. Does nothing for blocks that needed no comparing.
     pub(super) fn verified(&self, block: u32) {
-        let waits = self.open.lock().as_ref().map(|open| open.blocks.state(block));
+        let waits = self.open().as_ref().map(|open| open.blocks.state(block));
         if matches!(waits, Some(BlockState::Unverified | BlockState::Verifying)) {
             self.block_present(block);
         }
@@ -406,7 +456,7 @@ impl Entry {
 
     /// A comparison that was asked for will not take place now.
     pub(super) fn not_verified(&self, block: u32, why: Refusal) {
-        if let Some(open) = self.open.lock().as_mut()
+        if let Some(open) = self.open().as_mut()
             && open.blocks.state(block) == BlockState::Verifying
         {
             open.blocks.set(block, BlockState::Unverified);
@@ -428,6 +478,12 @@ impl Entry {
             open.grown.notify_waiters();
         }
         true
+    }
+}
+
+impl HasFile for Entry {
+    fn file(&self) -> &AssetFile {
+        &self.file
     }
 }
 

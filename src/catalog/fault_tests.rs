@@ -10,7 +10,7 @@ use std::{
 
 use super::{tests::*, *};
 use crate::{
-    asset::ByteRange,
+    asset::{ByteRange, UnixTime},
     storage::{Disk, RealDisk},
 };
 

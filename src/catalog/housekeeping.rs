@@ -1,9 +1,7 @@
 //! Keeps the catalog while nobody asks: recency, watermarks, failed volumes, what was left behind, and an orderly end.
 
 use std::{
-    collections::HashMap,
     io,
-    path::Path,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,6 +14,7 @@ use std::{
 use super::{
     Catalog, Leaving, Shelf,
     persist::{Persister, Record},
+    recency::short,
     verify::Verifier,
 };
 use crate::{
@@ -28,6 +27,8 @@ use crate::{
 const TICK: Duration = Duration::from_millis(100);
 /// How often last uses go to the database: a crash makes eviction's order that much older.
 const USED_INTERVAL: Duration = Duration::from_secs(30);
+/// Two workers may note uses in the other order than their clocks said: so much is recorded a second time.
+const USED_SLACK: Duration = Duration::from_secs(2);
 
 /// The threads of the catalog, and how to end them.
 #[derive(Debug, Default)]
@@ -125,9 +126,9 @@ impl Pulse {
 pub(super) fn start(catalog: &Arc<Catalog>, config: &storage::Config) -> io::Result<()> {
     let (stop, stopped) = sync_channel::<()>(0);
     let probe_timeout = config.probe_timeout;
-    let me = Arc::downgrade(catalog);
+    let (me, used_until) = (Arc::downgrade(catalog), catalog.clock.unix());
     let keeper = Builder::new().name("oca-catalog".into()).spawn(move || {
-        let mut keeper = Keeper { me, probe_timeout, since_used: Duration::ZERO };
+        let mut keeper = Keeper { me, probe_timeout, since_used: Duration::ZERO, used_until };
         keeper.remove_leftovers(&|| stopped.try_recv().is_err_and(|err| err == std::sync::mpsc::TryRecvError::Empty));
         while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) && keeper.tick() {}
         keeper.end();
@@ -145,6 +146,8 @@ struct Keeper {
     me: Weak<Catalog>,
     probe_timeout: Duration,
     since_used: Duration,
+    /// Uses up to here are recorded.
+    used_until: UnixTime,
 }
 
 impl Keeper {
@@ -173,13 +176,12 @@ impl Keeper {
     }
 
     fn record_used(&mut self, catalog: &Catalog) {
-        let mut by_volume: HashMap<usize, Vec<(u64, UnixTime)>> = HashMap::new();
-        for ((volume, serial), used) in catalog.used.lock().drain() {
-            by_volume.entry(volume).or_default().push((serial, used));
-        }
-        for (volume, used) in by_volume {
+        let since = std::mem::replace(&mut self.used_until, catalog.clock.unix());
+        let since = UnixTime(since.0.saturating_sub(USED_SLACK.as_secs()));
+        for shelf in &catalog.shelves {
+            let used = shelf.recency.lock().used_since(since);
             // Only the order of eviction hangs on it: a full queue is no reason to wait.
-            if catalog.shelves[volume].records.try_send(Record::Used(used)).is_err() {
+            if !used.is_empty() && shelf.records.try_send(Record::Used(used)).is_err() {
                 tracing::debug!("last uses were not recorded: the disk is behind");
             }
         }
@@ -221,11 +223,8 @@ impl Catalog {
     pub(super) fn sort_in_touches(&self) {
         // At most as many as may wait: viewers who touch faster than this sorts cannot hold it here.
         for _ in 0..self.touches.capacity() {
-            let Some(id) = self.touches.pop() else { return };
-            let Some(entry) = self.index.pin().get(&id).cloned() else { continue };
-            let shelf = self.shelf(&entry);
-            shelf.recency.lock().touch(&id);
-            self.used.lock().insert((usize::from(shelf.volume.index()), entry.serial()), entry.used());
+            let Some(entry) = self.touches.pop() else { return };
+            self.shelf(&entry).recency.lock().touch(&entry);
         }
     }
 
@@ -251,32 +250,34 @@ impl Catalog {
     }
 
     fn remove_leftovers_of(&self, shelf: &Shelf, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
-        let mut removed = 0;
+        let known = shelf.recency.lock().names();
+        let mut unknown = Vec::new();
         for folder in std::fs::read_dir(shelf.volume.root().join("assets"))? {
             let folder = folder?.path();
             if !go_on() {
                 break;
             }
             for file in std::fs::read_dir(&folder)? {
-                removed += usize::from(self.remove_if_unknown(shelf, &file?.path())?);
+                let file = file?;
+                // What is none of ours is none of our business.
+                let name = file.file_name().to_str().and_then(FileName::parse);
+                unknown.extend(name.filter(|name| known.binary_search(&short(name)).is_err()));
+            }
+        }
+        let Some(serial) = unknown.iter().map(|name| name.serial).max() else { return Ok(0) };
+        // From here on no version takes the name of one of them.
+        shelf.serial.fetch_max(serial, Ordering::Relaxed);
+        // A version is in the order of eviction before its file exists: what was admitted meanwhile is known now.
+        let known = shelf.recency.lock().names();
+        unknown.retain(|name| known.binary_search(&short(name)).is_err());
+        let mut removed = 0;
+        for name in &unknown {
+            match shelf.volume.disk().unlink(&name.path(shelf.volume.root())) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+                other => removed += other.map(|()| 1)?,
             }
         }
         Ok(removed)
-    }
-
-    fn remove_if_unknown(&self, shelf: &Shelf, path: &Path) -> io::Result<bool> {
-        let name = path.file_name().and_then(|name| name.to_str()).and_then(FileName::parse);
-        // What is none of ours is none of our business.
-        let Some(name) = name else { return Ok(false) };
-        // A version that is being admitted has a serial above all that were loaded, and is in the index before its file exists.
-        let known = self.index.pin().get(&name.id).is_some_and(|entry| entry.serial() == name.serial);
-        if known {
-            return Ok(false);
-        }
-        match shelf.volume.disk().unlink(path) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
-            other => other.map(|()| true),
-        }
     }
 
     /// Ends the catalog's threads after everything whole is durable, and marks the volumes as cleanly stopped. Viewers and fill
@@ -301,7 +302,7 @@ impl Catalog {
                 tracing::error!("a thread of the catalog panicked");
             }
         }
-        self.index.pin().clear();
+        self.index.clear();
         self.shelves.iter().for_each(|shelf| drop(shelf.recency.lock().drain()));
     }
 }

@@ -15,6 +15,7 @@ mod entry;
 #[cfg(test)]
 mod fault_tests;
 mod housekeeping;
+mod index;
 mod meta;
 mod negative;
 mod open;
@@ -27,11 +28,10 @@ mod verify;
 mod writer;
 
 use std::{
-    collections::HashMap,
     io,
     sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
         mpsc::SyncSender,
     },
     time::Duration,
@@ -45,27 +45,30 @@ pub use demand::{
     Demand, Demands, Discovered, Discovery, PassHead, PassThrough, PassThroughDemand, Revalidation, Want,
 };
 pub use entry::{Entry, Lease};
-pub use meta::{Lifetime, Meta};
+pub use meta::{Lifetime, Meta, SharedText};
 pub use open::OpenError;
 pub use refusal::Refusal;
 pub use writer::{AssetWriter, WriteError};
 
 use crate::{
     asset::{AssetId, AssetKey, UnixTime},
-    storage::{AssetFile, FileName, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState, is_shortage},
+    storage::{
+        AssetFile, FileName, HasFile as _, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState, is_shortage,
+    },
     sys::Clock,
     telemetry::metrics::{Metrics, VolumeMetrics},
 };
 use blocks::{BlockState, Blocks};
 use demand::Board;
-use entry::Holding;
+use entry::{Holding, Holds, Home};
+use index::Index;
+use meta::Texts;
 use negative::Negative;
 use persist::Record;
 use recency::Recency;
 
 /// A block that a viewer waits for and whose digest has to be compared first.
 type Unverified = (Arc<Entry>, u32);
-type Index = papaya::HashMap<AssetId, Arc<Entry>, foldhash::fast::RandomState>;
 
 /// The assets this appliance holds, and the board for those it lacks.
 #[derive(Debug)]
@@ -76,15 +79,14 @@ pub struct Catalog {
     mappings: Mappings,
     board: Arc<Board>,
     negative: Arc<Negative>,
-    touches: ArrayQueue<AssetId>,
+    touches: ArrayQueue<Arc<Entry>>,
     /// Counts admissions: a use after another asset came in changes the order of eviction, one before does not.
-    admissions: AtomicU64,
-    /// Last uses not yet in the database, by volume and serial.
-    used: Mutex<HashMap<(usize, u64), UnixTime>>,
+    admissions: AtomicU32,
     clock: Clock,
     metrics: Arc<Metrics>,
     threads: Mutex<housekeeping::Threads>,
-    me: Weak<Self>,
+    texts: Texts,
+    home: Home,
 }
 
 /// One volume's part of the catalog.
@@ -157,16 +159,15 @@ impl Catalog {
         Some(entry)
     }
 
-    fn note_use(&self, entry: &Entry, now: UnixTime) {
-        if entry.touch(now, self.admissions.load(Ordering::Relaxed)) && self.touches.push(entry.id()).is_err() {
+    fn note_use(&self, entry: &Arc<Entry>, now: UnixTime) {
+        if entry.touch(now, self.admissions.load(Ordering::Relaxed)) && self.touches.push(Arc::clone(entry)).is_err() {
             self.metrics.touches_dropped.inc();
         }
     }
 
     /// The entry for `key`, without noting a use.
     pub fn held(&self, key: &AssetKey) -> Option<Arc<Entry>> {
-        // The whole key is compared: a digest decides where to look, not what is served.
-        self.index.pin().get(&key.id()).filter(|entry| entry.key() == key).cloned()
+        self.index.find(key)
     }
 
     /// Asks fill about an unknown asset; one question for all who ask at the same time.
@@ -237,21 +238,21 @@ impl Catalog {
     ///
     /// # Errors
     /// There is no volume for it.
-    pub fn admit(&self, key: &AssetKey, meta: Meta, lifetime: Lifetime) -> Result<Arc<Entry>, AdmitError> {
+    pub fn admit(&self, key: &AssetKey, mut meta: Meta, lifetime: Lifetime) -> Result<Arc<Entry>, AdmitError> {
         let shelf = self.shelf_for(&key.id(), meta.length)?;
         let serial = shelf.serial.fetch_add(1, Ordering::Relaxed) + 1;
         let name = FileName { id: key.id(), serial };
-        let file = Arc::new(AssetFile::new(Arc::clone(&shelf.volume), name, meta.length, 0));
+        let file = AssetFile::new(Arc::clone(&shelf.volume), name, meta.length, 0);
         let blocks = Blocks::new(shelf.volume.block_size().count(meta.length), BlockState::Missing);
-        let holding = Holding { blocks, used: self.clock.unix() };
-        let entry = Entry::new(key.clone(), meta, lifetime, file, (holding, self.me.clone()));
+        let holding = Holding { blocks: Holds::Some(blocks), used: self.clock.unix() };
+        self.texts.share(&mut meta);
+        let entry = Entry::new(key.clone(), meta, lifetime, file, (holding, self.home.clone()));
         if entry.is_sealed() {
             self.record_if_room(&entry, Record::Asset(Arc::clone(&entry)));
         }
         shelf.recency.lock().insert(Arc::clone(&entry));
         self.admissions.fetch_add(1, Ordering::Relaxed);
-        let before = self.index.pin().insert(key.id(), Arc::clone(&entry)).cloned();
-        if let Some(before) = before {
+        if let Some(before) = self.index.insert(&entry) {
             self.leave_later(&before, Leaving::Purged);
         }
         self.negative.forget(&key.id());
@@ -299,7 +300,7 @@ impl Catalog {
         if !self.take_out(entry) {
             return;
         }
-        match (tokio::runtime::Handle::try_current(), self.me.upgrade()) {
+        match (tokio::runtime::Handle::try_current(), self.home.catalog()) {
             (Ok(runtime), Some(catalog)) => {
                 let entry = Arc::clone(entry);
                 drop(runtime.spawn_blocking(move || catalog.remove(&entry, why)));
@@ -309,8 +310,7 @@ impl Catalog {
     }
 
     fn take_out(&self, entry: &Arc<Entry>) -> bool {
-        let other = self.index.pin().remove_if(&entry.id(), |_, held| Arc::ptr_eq(held, entry)).is_err();
-        if other {
+        if !self.index.remove(entry) {
             tracing::trace!(asset = %entry.key(), "a later version is in the index");
         }
         self.shelf(entry).recency.lock().remove(entry);
@@ -469,7 +469,7 @@ impl Catalog {
 
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
+        self.index.len() == 0
     }
 
     /// Files mapped just now.

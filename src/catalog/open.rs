@@ -2,27 +2,35 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Weak, atomic::AtomicU64, mpsc},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64},
+        mpsc,
+    },
+    thread::ScopedJoinHandle,
 };
 
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
 
 use super::{
-    AdmitError, Catalog, Config, Demands, Entry, Index, Shelf,
+    AdmitError, Catalog, Config, Demands, Entry, Shelf,
     blocks::{BlockState, Blocks},
     database::{Database, Stored},
     demand::Board,
-    entry::Holding,
+    entry::{Holding, Holds, Home},
     housekeeping::{self, Threads},
+    index::Index,
+    meta::Texts,
     negative::Negative,
     persist::Persister,
     recency::Recency,
     verify::Verifier,
 };
 use crate::{
-    asset::{ByteCount, ByteRange},
-    storage::{self, AssetFile, Disk, FileName, Mappings, Volume, VolumeError},
+    asset::{ByteCount, ByteRange, UnixTime},
+    storage::{self, AssetFile, Disk, FileName, HasFile as _, Mappings, Volume, VolumeError},
     sys::Clock,
     telemetry::metrics::Metrics,
 };
@@ -46,7 +54,7 @@ pub enum OpenError {
     },
     /// A thread cannot be started.
     #[error("start a catalog thread: {0}")]
-    Thread(#[from] std::io::Error),
+    Thread(#[from] io::Error),
     /// The configuration names no volume.
     #[error("{0}")]
     Empty(AdmitError),
@@ -67,60 +75,72 @@ impl Catalog {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Result<(Arc<Self>, Demands), OpenError> {
-        let mut opened = Vec::new();
-        let mut last = None;
-        for volume in &storage.volumes {
-            let index = u16::try_from(opened.len()).map_err(|_| OpenError::Empty(AdmitError::NoVolume))?;
-            match open_volume(index, volume, storage, disk) {
-                Ok(one) => opened.push(one),
-                // Mistakes of the operator are not worked around.
-                Err(err @ OpenError::Volume(VolumeError::InUse(_) | VolumeError::BlockSize { .. })) => return Err(err),
-                Err(err) => {
-                    tracing::error!(volume = %volume.path.display(), error = %err, "volume is left out");
-                    last = Some(err);
-                }
-            }
-        }
-        if opened.is_empty() {
-            return Err(last.map_or(OpenError::Empty(AdmitError::NoVolume), |err| OpenError::NoVolume(Box::new(err))));
-        }
+        let texts = Texts::default();
+        let home = Home::default();
+        let opened = open_volumes(storage, disk, (&texts, &home))?;
         let negative = Arc::new(Negative::new(config, clock.clone()));
         let (board, demands) = Board::new(config.demand_queue_max, Arc::clone(&negative));
-        let mut started = Ok(());
-        let catalog = Arc::new_cyclic(|me: &Weak<Self>| {
-            let mut threads = Threads::default();
-            let index = Index::with_hasher(foldhash::fast::RandomState::default());
-            let shelves = opened
-                .into_iter()
-                .map(|one| {
-                    let (shelf, thread) = one.into_shelf(&index, (me, &metrics), storage);
-                    match thread {
-                        Ok(thread) => threads.add(thread),
-                        Err(err) => started = Err(err),
-                    }
-                    shelf
-                })
-                .collect();
-            Self {
-                config: config.clone(),
-                index,
-                shelves,
-                mappings: Mappings::new(storage.mappings_max),
-                board,
-                negative,
-                touches: ArrayQueue::new(config.touch_queue_max.max(1)),
-                admissions: AtomicU64::new(0),
-                used: Mutex::default(),
-                clock,
-                metrics,
-                threads: Mutex::new(threads),
-                me: me.clone(),
-            }
+        let mut threads = Threads::default();
+        let index = Index::with_capacity(opened.iter().map(|one| one.entries.len()).sum());
+        let mut shelves = Vec::with_capacity(opened.len());
+        for one in opened {
+            let (shelf, started) = one.into_shelf(&index, (&home, &metrics), storage);
+            threads.add(started?);
+            shelves.push(shelf);
+        }
+        let catalog = Arc::new(Self {
+            config: config.clone(),
+            index,
+            shelves,
+            mappings: Mappings::new(storage.mappings_max),
+            board,
+            negative,
+            touches: ArrayQueue::new(config.touch_queue_max.max(1)),
+            admissions: AtomicU32::new(0),
+            clock,
+            metrics,
+            threads: Mutex::new(threads),
+            texts,
+            home: home.clone(),
         });
-        started?;
+        home.settle(&catalog);
         housekeeping::start(&catalog, storage)?;
         Ok((catalog, demands))
     }
+}
+
+/// Opens all volumes and reads what they hold, at the same time: each has a disk of its own.
+fn open_volumes(
+    storage: &storage::Config,
+    disk: &Arc<dyn Disk>,
+    shared: (&Texts, &Home),
+) -> Result<Vec<Opened>, OpenError> {
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let start = |volume| scope.spawn(move || open_volume(volume, storage, disk, shared));
+        let threads: Vec<_> = storage.volumes.iter().map(start).collect();
+        threads.into_iter().map(ScopedJoinHandle::join).collect()
+    });
+    let mut opened = Vec::new();
+    let mut last = None;
+    for (result, config) in results.into_iter().zip(&storage.volumes) {
+        match result.unwrap_or_else(|_| Err(io::Error::other("reading a catalog panicked").into())) {
+            Ok(one) => {
+                let index = u16::try_from(opened.len()).map_err(|_| OpenError::Empty(AdmitError::NoVolume))?;
+                one.volume.set_index(index);
+                opened.push(one);
+            }
+            // Mistakes of the operator are not worked around.
+            Err(err @ OpenError::Volume(VolumeError::InUse(_) | VolumeError::BlockSize { .. })) => return Err(err),
+            Err(err) => {
+                tracing::error!(volume = %config.path.display(), error = %err, "volume is left out");
+                last = Some(err);
+            }
+        }
+    }
+    if opened.is_empty() {
+        return Err(last.map_or(OpenError::Empty(AdmitError::NoVolume), |err| OpenError::NoVolume(Box::new(err))));
+    }
+    Ok(opened)
 }
 
 /// A volume whose directory and database are open.
@@ -128,33 +148,49 @@ struct Opened {
     volume: Arc<Volume>,
     database: Database,
     reader: Database,
-    clean: bool,
-    stored: Vec<Stored>,
-    /// Serials of records that cannot be read back.
-    unreadable: Vec<u64>,
+    /// What it holds, with its last use and serial; least recently used first.
+    entries: Vec<(UnixTime, u64, Arc<Entry>)>,
+    /// Serials of records that are of no use.
+    forget: Vec<u64>,
     serial: u64,
 }
 
 fn open_volume(
-    index: u16,
     config: &storage::VolumeConfig,
     storage: &storage::Config,
     disk: &Arc<dyn Disk>,
+    (texts, home): (&Texts, &Home),
 ) -> Result<Opened, OpenError> {
-    let volume = Volume::open(index, config, storage, Arc::clone(disk))?;
+    let volume = Volume::open(config, storage, Arc::clone(disk))?;
     let database_error = |source| OpenError::Database { path: config.path.clone(), source };
     let path = volume.root().join("catalog.sqlite");
     let (database, clean) = Database::open(&path).map_err(database_error)?;
     let reader = Database::open_reader(&path).map_err(database_error)?;
-    let (stored, unreadable) = database.load().map_err(database_error)?;
-    let serial = database.serial_max().map_err(database_error)?;
-    if !unreadable.is_empty() {
-        tracing::warn!(volume = %volume.root().display(), assets = unreadable.len(), "records that cannot be read are dropped");
+    let (rows, serial) = database.extent().map_err(database_error)?;
+    let (mut entries, mut forget, mut unreadable) = (Vec::with_capacity(rows), Vec::new(), 0_usize);
+    let load = database.load(|row| match row {
+        Ok(mut stored) => {
+            texts.share(&mut stored.meta);
+            let (used, serial) = (stored.used, stored.serial);
+            match entry_of(stored, &volume, clean, home) {
+                Some(entry) => entries.push((used, serial, entry)),
+                None => forget.push(serial),
+            }
+        }
+        Err(serial) => {
+            unreadable += 1;
+            forget.push(serial);
+        }
+    });
+    load.map_err(database_error)?;
+    if unreadable > 0 {
+        tracing::warn!(volume = %volume.root().display(), assets = unreadable, "records that cannot be read are dropped");
     }
     tracing::info!(
-        volume = %volume.root().display(), assets = stored.len(), clean, capacity = %ByteCount(volume.capacity()), "volume opened"
+        volume = %volume.root().display(), assets = entries.len(), clean, capacity = %ByteCount(volume.capacity()), "volume opened"
     );
-    Ok(Opened { volume, database, reader, clean, stored, unreadable, serial })
+    entries.sort_unstable_by_key(|(used, serial, _)| (*used, *serial));
+    Ok(Opened { volume, database, reader, entries, forget, serial })
 }
 
 impl Opened {
@@ -162,39 +198,30 @@ impl Opened {
     fn into_shelf(
         self,
         index: &Index,
-        (me, metrics): (&Weak<Catalog>, &Metrics),
+        (home, metrics): (&Home, &Metrics),
         storage: &storage::Config,
-    ) -> (Shelf, std::io::Result<housekeeping::VolumeThreads>) {
-        let mut recency = Recency::new();
+    ) -> (Shelf, io::Result<housekeeping::VolumeThreads>) {
+        let mut recency = Recency::with_capacity(self.entries.len());
         let (records, take_records) = mpsc::sync_channel(storage.sync_queue_max.max(1));
         let (verify, take_verify) = mpsc::sync_channel(VERIFY_QUEUE_MAX);
-        let mut serial = self.serial;
-        let mut forget = self.unreadable;
-        for stored in self.stored {
-            serial = serial.max(stored.serial);
-            let old_serial = stored.serial;
-            match entry_of(stored, &self.volume, self.clean, me) {
-                // The same asset twice: a record of leaving was lost, or a volume came back after others had taken its share.
-                // The later version of one volume stays; of two volumes, the first.
-                Some(entry) => {
-                    let before = index.pin().get(&entry.id()).cloned();
-                    match before {
-                        Some(before)
-                            if !Arc::ptr_eq(before.file().volume(), &self.volume) || before.serial() > old_serial =>
-                        {
-                            forget.push(old_serial);
-                        }
-                        before => {
-                            if let Some(before) = before {
-                                recency.remove(&before);
-                                forget.push(before.serial());
-                            }
-                            index.pin().insert(entry.id(), Arc::clone(&entry));
-                            recency.insert(entry);
-                        }
-                    }
+        let mut forget = self.forget;
+        for (_, _, entry) in self.entries {
+            // The same asset twice: a record of leaving was lost, or a volume came back after others had taken its share.
+            // The later version of one volume stays; of two volumes, the first.
+            match index.find(entry.key()) {
+                Some(before)
+                    if !Arc::ptr_eq(before.file().volume(), &self.volume) || before.serial() > entry.serial() =>
+                {
+                    forget.push(entry.serial());
                 }
-                None => forget.push(old_serial),
+                before => {
+                    if let Some(before) = before {
+                        recency.remove(&before);
+                        forget.push(before.serial());
+                    }
+                    index.insert(&entry);
+                    recency.insert(entry);
+                }
             }
         }
         for serial in forget {
@@ -217,14 +244,14 @@ impl Opened {
             database: self.reader,
             wanted: take_verify,
             scrub_rate: storage.scrub_rate.bytes_per_second(),
-            catalog: me.clone(),
+            home: home.clone(),
             metrics: Arc::clone(&metrics),
         };
         let threads = housekeeping::VolumeThreads::start(persister, verifier, Arc::clone(&self.volume), storage);
         let shelf = Shelf {
             volume: self.volume,
             recency: Mutex::new(recency),
-            serial: AtomicU64::new(serial),
+            serial: AtomicU64::new(self.serial),
             records,
             verify: Mutex::new(Some(verify)),
             metrics,
@@ -234,24 +261,25 @@ impl Opened {
 }
 
 /// The entry of a stored asset; `None` where it is of no use.
-fn entry_of(stored: Stored, volume: &Arc<Volume>, clean: bool, me: &Weak<Catalog>) -> Option<Arc<Entry>> {
+fn entry_of(stored: Stored, volume: &Arc<Volume>, clean: bool, home: &Home) -> Option<Arc<Entry>> {
     // Parts of a version that cannot be told from another one cannot be completed.
     if !stored.sealed && !stored.meta.validators.allow_combining() {
         return None;
     }
     let (size, length) = (volume.block_size(), stored.meta.length);
     let count = size.count(length);
-    let here = if clean { BlockState::Present } else { BlockState::Unverified };
     let (blocks, reserved) = if stored.sealed {
-        (Blocks::new(count, here), length)
+        (if clean { Holds::All } else { Holds::AllUnverified }, length)
     } else {
+        let here = if clean { BlockState::Present } else { BlockState::Unverified };
         let mut blocks = Blocks::new(count, BlockState::Missing);
         let held: HashSet<u32> = stored.blocks.into_iter().filter(|block| *block < count).collect();
         held.iter().for_each(|block| blocks.set(*block, here));
-        (blocks, held.iter().filter_map(|block| size.range_of(*block, length)).map(ByteRange::len).sum())
+        let reserved = held.iter().filter_map(|block| size.range_of(*block, length)).map(ByteRange::len).sum();
+        (Holds::Some(blocks), reserved)
     };
     let name = FileName { id: stored.key.id(), serial: stored.serial };
-    let file = Arc::new(AssetFile::new(Arc::clone(volume), name, length, reserved));
+    let file = AssetFile::new(Arc::clone(volume), name, length, reserved);
     let holding = Holding { blocks, used: stored.used };
-    Some(Entry::new(stored.key, stored.meta, stored.lifetime, file, (holding, me.clone())))
+    Some(Entry::new(stored.key, stored.meta, stored.lifetime, file, (holding, home.clone())))
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     asset::{Digest, UnixTime},
-    storage::{Volume, VolumeFailure, VolumeState, is_shortage},
+    storage::{HasFile as _, Volume, VolumeFailure, VolumeState, is_shortage},
     telemetry::metrics::VolumeMetrics,
 };
 
@@ -122,10 +122,15 @@ impl Persister {
             }
         }
         for record in batch {
-            if let Record::Flush(done) = record
-                && done.try_send(()).is_err()
-            {
-                tracing::debug!("whoever asked for a flush has given up waiting");
+            match record {
+                Record::Flush(done) if done.try_send(()).is_err() => {
+                    tracing::debug!("whoever asked for a flush has given up waiting");
+                }
+                Record::Block { entry, file, .. } => {
+                    drop(file);
+                    entry.file().settle();
+                }
+                _ => {}
             }
         }
     }

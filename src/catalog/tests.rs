@@ -330,3 +330,62 @@ fn what_is_being_read_is_not_evicted_for_room() {
     held.fill("/later", 4 * BLOCK);
     assert!(held.hit("/read").is_none(), "now it may go");
 }
+
+#[test]
+fn the_order_of_eviction_is_that_of_last_use_whatever_comes_and_goes() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let held = open(dir.path(), 100 * BLOCK);
+    let entries: Vec<_> = (0..24).map(|number| held.admit(&format!("/{number}"), BLOCK)).collect();
+    drop(held.catalog.shelves[0].recency.lock().drain());
+    let (mut order, mut model) = (Recency::with_capacity(0), Vec::<usize>::new());
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for step in 0..2_000 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let at = usize::try_from(random % 24).expect("small");
+        let entry = &entries[at];
+        let known = model.iter().position(|held| *held == at);
+        match (random >> 32) % 3 {
+            0 => {
+                if known.is_none() {
+                    order.insert(Arc::clone(entry));
+                    model.push(at);
+                }
+            }
+            1 => {
+                order.touch(entry);
+                if let Some(known) = known {
+                    model.remove(known);
+                    model.push(at);
+                }
+            }
+            _ => {
+                order.remove(entry);
+                known.map(|known| model.remove(known));
+            }
+        }
+        assert_eq!(order.len(), model.len(), "step {step}");
+        let newest_first: Vec<_> = order.used_since(UnixTime(0)).into_iter().map(|(serial, _)| serial).collect();
+        let expected: Vec<_> = model.iter().rev().map(|at| entries[*at].serial()).collect();
+        assert_eq!(newest_first, expected, "step {step}");
+    }
+    let victims: Vec<_> = std::iter::from_fn(|| order.pop_victim()).map(|entry| entry.serial()).collect();
+    assert_eq!(victims, model.iter().map(|at| entries[*at].serial()).collect::<Vec<_>>());
+    assert_eq!(order.len(), 0);
+}
+
+#[test]
+fn what_is_mapped_and_evicted_again_and_again_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let held = open(dir.path(), 100 * BLOCK);
+    let before = Arc::downgrade(&held.fill("/first", 10));
+    for number in 0..200 {
+        let entry = held.fill(&format!("/{number}"), 10);
+        held.catalog.mappings.map(&entry).expect("mapped");
+        held.catalog.leave(&entry, Leaving::Evicted);
+    }
+    assert!(held.catalog.mappings.round() <= 64 + 1, "{}", held.catalog.mappings.round());
+    assert_eq!(held.catalog.mapped(), 0);
+    assert!(before.upgrade().is_some(), "what is held stays");
+}

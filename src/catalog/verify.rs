@@ -7,16 +7,20 @@ use std::{
     fs::File,
     io,
     sync::{
-        Arc, Weak,
+        Arc,
         mpsc::{Receiver, RecvTimeoutError},
     },
     time::Duration,
 };
 
-use super::{Catalog, Refusal, Unverified, database::Database, entry::Entry};
+use super::{
+    Catalog, Refusal, Unverified,
+    database::Database,
+    entry::{Entry, Home},
+};
 use crate::{
     asset::{ByteRange, Digest},
-    storage::{Volume, VolumeState, is_shortage},
+    storage::{HasFile as _, Volume, VolumeState, is_shortage},
     telemetry::metrics::VolumeMetrics,
 };
 
@@ -29,7 +33,7 @@ pub(super) struct Verifier {
     pub(super) wanted: Receiver<Unverified>,
     /// Bytes per second; zero: no scrubbing.
     pub(super) scrub_rate: u64,
-    pub(super) catalog: Weak<Catalog>,
+    pub(super) home: Home,
     pub(super) metrics: Arc<VolumeMetrics>,
 }
 
@@ -60,7 +64,7 @@ impl Verifier {
     }
 
     fn verify_wanted(&self, entry: &Arc<Entry>, block: u32, buffer: &mut AlignedBuffer) {
-        let Some(catalog) = self.catalog.upgrade() else { return };
+        let Some(catalog) = self.home.catalog() else { return };
         if self.volume.state() != VolumeState::Serving || entry.is_withdrawn() {
             return entry.not_verified(block, Refusal::Withdrawn);
         }
@@ -83,7 +87,7 @@ impl Verifier {
             return None;
         }
         // Not yet there: this thread is begun before the catalog. Once it is gone, nobody can ask and `run` ends.
-        let Some(catalog) = self.catalog.upgrade() else { return Some(START_PAUSE) };
+        let Some(catalog) = self.home.catalog() else { return Some(START_PAUSE) };
         let next = self.database.blocks_after(position.0, position.1, SCRUB_BATCH);
         let next = next
             .inspect_err(|err| tracing::warn!(error = %err, "scrubber cannot read the catalog"))

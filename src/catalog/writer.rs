@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     asset::{ByteRange, Digest},
-    storage::is_shortage,
+    storage::{HasFile as _, is_shortage},
 };
 
 /// Why bytes could not be written.
@@ -272,6 +272,8 @@ impl Drop for Inner {
         {
             self.entry.block_broke_off(self.id, block.number, block.reserved);
         }
+        drop(self.file.take());
+        self.entry.file().settle();
         self.entry.drop_writer();
     }
 }

@@ -61,7 +61,9 @@ fn check_part(head: &Head, ask: &Ask<'_>) -> Result<Reply, SourceFault> {
 /// besides the length, unless the stored version has no validator at all.
 pub(super) fn is_same_version(head: &Head, total: Option<u64>, meta: &Meta) -> bool {
     let (ours, theirs) = (&meta.validators, &head.validators);
-    if total.is_some_and(|total| total != meta.length) || head.content_encoding != meta.content_encoding {
+    if total.is_some_and(|total| total != meta.length)
+        || head.content_encoding.as_deref() != meta.content_encoding.as_deref()
+    {
         return false;
     }
     let same_date = ours.last_modified.is_some() && ours.last_modified == theirs.last_modified;

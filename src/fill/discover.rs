@@ -224,9 +224,9 @@ pub(super) fn meta(head: &Head, length: u64, ranged: bool) -> Meta {
     Meta {
         length,
         validators: head.validators.clone(),
-        content_type: head.content_type.clone(),
-        content_encoding: head.content_encoding.clone(),
-        cache_control: head.caching.cache_control.clone(),
+        content_type: head.content_type.as_deref().map(Into::into),
+        content_encoding: head.content_encoding.as_deref().map(Into::into),
+        cache_control: head.caching.cache_control.as_deref().map(Into::into),
         ranged,
     }
 }

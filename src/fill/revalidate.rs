@@ -88,7 +88,7 @@ impl Context {
         let mut caching = head.caching.clone();
         // A 304 need not repeat what has not changed (RFC 9110, 15.4.5).
         if caching.cache_control.is_none() {
-            caching.cache_control.clone_from(&meta.cache_control);
+            caching.cache_control = meta.cache_control.as_deref().map(Into::into);
         }
         storing(&caching, media_type, self.clock.unix(), &self.config.freshness)
     }

@@ -21,6 +21,8 @@ use super::{
 use crate::asset::ByteRange;
 
 /// The file of one version of an asset: its place, its space, and its mapping while it is mapped.
+///
+/// There is one for each asset held, and few of them are open at a time: what only an open file needs is made when it is opened.
 #[derive(Debug)]
 pub struct AssetFile {
     name: FileName,
@@ -30,15 +32,31 @@ pub struct AssetFile {
     /// Set by use, cleared by the hand of the mappings' clock.
     used_lately: AtomicBool,
     /// Held while the file is opened, made or mapped; never on a worker.
-    opening: Mutex<Opening>,
+    held: Mutex<Held>,
+}
+
+/// Whoever owns an asset's file.
+pub trait HasFile: Send + Sync + 'static {
+    /// The file.
+    fn file(&self) -> &AssetFile;
+}
+
+/// The space of a file, and who shares it.
+#[derive(Debug)]
+enum Held {
+    /// So many bytes, and nobody has the file open.
+    Closed(u64),
+    /// Somebody reads or writes it, or did so lately.
+    Open(Box<Open>),
+    /// Given up by eviction: from then on only mappings hold the space. The entry may be remembered for longer, by readers of the
+    /// index, than its space may be.
+    Evicted,
 }
 
 #[derive(Debug)]
-struct Opening {
+struct Open {
     writing: Weak<File>,
-    /// Given up by eviction: from then on only mappings hold it. The entry may be remembered for longer, by readers of the
-    /// index, than its space may be.
-    space: Option<Arc<Space>>,
+    space: Arc<Space>,
 }
 
 /// Counts one open mapping for as long as it lives.
@@ -62,15 +80,13 @@ impl Drop for OpenCount {
 impl AssetFile {
     /// The file of a version that holds `reserved` bytes on disk already. Touches no disk.
     pub fn new(volume: Arc<Volume>, name: FileName, length: u64, reserved: u64) -> Self {
+        volume.hold(reserved);
         Self {
             name,
             length,
             slot: ArcSwapOption::empty(),
             used_lately: AtomicBool::new(false),
-            opening: Mutex::new(Opening {
-                writing: Weak::new(),
-                space: Some(Arc::new(Space::new(Arc::clone(&volume), reserved))),
-            }),
+            held: Mutex::new(Held::Closed(reserved)),
             volume,
         }
     }
@@ -92,7 +108,11 @@ impl AssetFile {
 
     /// Bytes reserved for it; none any more when it was evicted.
     pub fn reserved(&self) -> u64 {
-        self.opening.lock().space.as_ref().map_or(0, |space| space.bytes())
+        match &*self.held.lock() {
+            Held::Closed(bytes) => *bytes,
+            Held::Open(open) => open.space.bytes(),
+            Held::Evicted => 0,
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -104,7 +124,7 @@ impl AssetFile {
     /// # Errors
     /// `StorageFull` where capacity or disk is full, `NotFound` when it has been evicted; other errors as of the disk.
     pub fn reserve(&self, file: &File, block: ByteRange) -> io::Result<()> {
-        let space = self.opening.lock().space.clone().ok_or(io::ErrorKind::NotFound)?;
+        let space = Arc::clone(&self.held.lock().open(&self.volume)?.space);
         space.grow(block.len()).map_err(|SpaceError::Full| io::Error::from(io::ErrorKind::StorageFull))?;
         let reserved = self.volume.disk().reserve(file, block.start(), block.len());
         if reserved.is_err() {
@@ -119,9 +139,10 @@ impl AssetFile {
     /// As of the disk; `NotFound` when it has been evicted, or is gone although blocks of it were held; `UnexpectedEof` when
     /// somebody has cut it.
     pub fn open_write(&self) -> io::Result<Arc<File>> {
-        let mut opening = self.opening.lock();
-        let held = opening.space.as_ref().ok_or(io::ErrorKind::NotFound)?.bytes();
-        if let Some(file) = opening.writing.upgrade() {
+        let mut held = self.held.lock();
+        let open = held.open(&self.volume)?;
+        let held = open.space.bytes();
+        if let Some(file) = open.writing.upgrade() {
             return Ok(file);
         }
         let (disk, path) = (self.volume().disk(), self.path());
@@ -134,7 +155,7 @@ impl AssetFile {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is not as long as the asset"));
         }
         let file = Arc::new(file);
-        opening.writing = Arc::downgrade(&file);
+        open.writing = Arc::downgrade(&file);
         Ok(file)
     }
 
@@ -178,11 +199,11 @@ impl AssetFile {
 
     /// Maps the file; once, however many ask. Blocks. The second value tells whether this call mapped it.
     pub(super) fn map(&self, open: impl FnOnce() -> io::Result<OpenCount>) -> io::Result<(Arc<Mapping>, bool)> {
-        let opening = self.opening.lock();
+        let mut held = self.held.lock();
         if let Some(mapping) = self.mapped() {
             return Ok((mapping, false));
         }
-        let space = opening.space.clone().ok_or(io::ErrorKind::NotFound)?;
+        let space = Arc::clone(&held.open(&self.volume)?.space);
         let file = self.open_read()?;
         let mapping = Arc::new(Mapping::new(file, self.length, space, open()?)?);
         self.slot.store(Some(Arc::clone(&mapping)));
@@ -193,6 +214,12 @@ impl AssetFile {
     /// Forgets the mapping; it is unmapped when its last lease goes.
     pub(super) fn unmap(&self) {
         self.slot.store(None);
+        self.settle();
+    }
+
+    /// Lets go of what only an open file needs, if nobody has it open any more.
+    pub fn settle(&self) {
+        self.held.lock().close();
     }
 
     pub(super) fn is_mapped(&self) -> bool {
@@ -215,14 +242,47 @@ impl AssetFile {
     /// # Errors
     /// As of `unlink(2)`. The file is lost to us all the same; start-up removes what was left.
     pub fn evict(&self) -> io::Result<u64> {
-        let space = self.opening.lock().space.take();
-        let freed = space.as_ref().map_or(0, |space| space.leave());
-        self.unmap();
-        drop(space);
+        let held = std::mem::replace(&mut *self.held.lock(), Held::Evicted);
+        let freed = match &held {
+            Held::Closed(bytes) => {
+                self.volume.let_go(*bytes);
+                *bytes
+            }
+            Held::Open(open) => open.space.leave(),
+            Held::Evicted => 0,
+        };
+        self.slot.store(None);
+        drop(held);
         match self.volume().disk().unlink(&self.path()) {
             // Nothing of it was ever written.
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(freed),
             other => other.map(|()| freed),
+        }
+    }
+}
+
+impl Held {
+    /// What an open file needs, made where it is the first that is opened.
+    fn open(&mut self, volume: &Arc<Volume>) -> io::Result<&mut Open> {
+        if let Self::Closed(bytes) = *self {
+            *self = Self::Open(Box::new(Open {
+                writing: Weak::new(),
+                space: Arc::new(Space::of_held(Arc::clone(volume), bytes)),
+            }));
+        }
+        match self {
+            Self::Open(open) => Ok(open),
+            Self::Closed(_) | Self::Evicted => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn close(&mut self) {
+        // New holders of the space come only through the lock that the caller has.
+        if let Self::Open(open) = self
+            && Arc::strong_count(&open.space) == 1
+            && open.writing.strong_count() == 0
+        {
+            *self = Self::Closed(open.space.bytes());
         }
     }
 }

@@ -257,14 +257,13 @@ mod tests {
 
     fn mapped(dir: &std::path::Path) -> Mapping {
         let config = VolumeConfig { path: dir.join("volume"), capacity: ByteCount(1 << 30) };
-        let volume =
-            Volume::open(0, &config, &crate::storage::Config::default(), Arc::new(RealDisk)).expect("a volume");
+        let volume = Volume::open(&config, &crate::storage::Config::default(), Arc::new(RealDisk)).expect("a volume");
         let path = dir.join("asset");
         std::fs::write(&path, vec![7; LEN]).expect("written");
         let file = File::open(path).expect("opened");
         file.sync_all().expect("only clean pages can be dropped");
         let open = OpenCount::take(&Arc::new(AtomicUsize::new(0)), 1).expect("room");
-        Mapping::new(file, LEN as u64, Arc::new(Space::new(volume, 0)), open).expect("mapped")
+        Mapping::new(file, LEN as u64, Arc::new(Space::of_held(volume, 0)), open).expect("mapped")
     }
 
     fn forget(mapping: &Mapping) {

@@ -15,17 +15,22 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    asset_file::{AssetFile, OpenCount},
+    asset_file::{HasFile, OpenCount},
     mapping::Mapping,
 };
+
+type Clock = VecDeque<Weak<dyn HasFile>>;
 
 /// The files that are mapped, and the hand that goes round them.
 #[derive(Debug)]
 pub struct Mappings {
     max: usize,
     open: Arc<AtomicUsize>,
-    clock: Mutex<VecDeque<Weak<AssetFile>>>,
+    clock: Mutex<Clock>,
 }
+
+/// Places of files that are no longer mapped which the round may hold before it is swept.
+const ROUND_SLACK: usize = 64;
 
 /// More files are being read at once than may be mapped.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -43,14 +48,25 @@ impl Mappings {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Maps `file`, unmapping others where there are too many. Blocks.
+    /// Places in the round, those of files that are no longer mapped included.
+    pub fn round(&self) -> usize {
+        self.clock.lock().len()
+    }
+
+    /// Maps the file of `owner`, unmapping others where there are too many. Blocks.
     ///
     /// # Errors
     /// As of `open(2)` and `mmap(2)`; [`MappingsFull`] inside an `io::Error` when every mapping is leased.
-    pub fn map(&self, file: &Arc<AssetFile>) -> io::Result<Arc<Mapping>> {
-        let (mapping, new) = file.map(|| self.take_place())?;
+    pub fn map<T: HasFile>(&self, owner: &Arc<T>) -> io::Result<Arc<Mapping>> {
+        let (mapping, new) = owner.file().map(|| self.take_place())?;
         if new {
-            self.clock.lock().push_back(Arc::downgrade(file));
+            let owner: Weak<T> = Arc::downgrade(owner);
+            let mut clock = self.clock.lock();
+            clock.push_back(owner);
+            // Evicted files leave their place in the round behind: it is swept when most of the round may be such places.
+            if clock.len() > 2 * self.open() + ROUND_SLACK {
+                clock.retain(|owner| owner.upgrade().is_some_and(|owner| owner.file().is_mapped()));
+            }
         }
         Ok(mapping)
     }
@@ -66,7 +82,8 @@ impl Mappings {
             let next = self.clock.lock().pop_front();
             let Some(next) = next.filter(|_| steps > 0) else { return Err(io::Error::other(MappingsFull)) };
             steps -= 1;
-            let Some(file) = next.upgrade().filter(|file| file.is_mapped()) else { continue };
+            let Some(owner) = next.upgrade().filter(|owner| owner.file().is_mapped()) else { continue };
+            let file = owner.file();
             if file.take_used_lately() {
                 self.clock.lock().push_back(next);
             } else {

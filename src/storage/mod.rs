@@ -14,7 +14,7 @@ mod mappings;
 mod residency;
 mod volume;
 
-pub use asset_file::AssetFile;
+pub use asset_file::{AssetFile, HasFile};
 pub use config::{Config, EngineChoice, VolumeConfig};
 pub use disk::{Disk, RealDisk, is_shortage};
 pub use layout::{FileName, Identity};

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -24,7 +24,7 @@ use crate::asset::{BlockSize, ByteCount};
 /// One disk's directory.
 #[derive(Debug)]
 pub struct Volume {
-    index: u16,
+    index: AtomicU16,
     identity: layout::Identity,
     root: PathBuf,
     block_size: BlockSize,
@@ -124,12 +124,7 @@ impl Volume {
     ///
     /// # Errors
     /// See [`VolumeError`].
-    pub fn open(
-        index: u16,
-        config: &VolumeConfig,
-        storage: &super::Config,
-        disk: Arc<dyn Disk>,
-    ) -> Result<Arc<Self>, VolumeError> {
+    pub fn open(config: &VolumeConfig, storage: &super::Config, disk: Arc<dyn Disk>) -> Result<Arc<Self>, VolumeError> {
         let io_error = |source| VolumeError::Io { path: config.path.clone(), source };
         if let Err(err) = std::fs::create_dir(&config.path)
             && err.kind() != io::ErrorKind::AlreadyExists
@@ -150,7 +145,7 @@ impl Volume {
         }
         let device = std::fs::metadata(&root).map_err(io_error)?.dev();
         Ok(Arc::new(Self {
-            index,
+            index: AtomicU16::new(0),
             identity,
             root,
             block_size: storage.block_size,
@@ -168,9 +163,14 @@ impl Volume {
         }))
     }
 
-    /// Place among the configured volumes.
+    /// Place among the volumes in use.
     pub fn index(&self) -> u16 {
-        self.index
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// Gives it its place among the volumes in use, before it is used.
+    pub fn set_index(&self, index: u16) {
+        self.index.store(index, Ordering::Relaxed);
     }
 
     /// Its random name, the same for as long as the volume exists.
@@ -249,6 +249,16 @@ impl Volume {
             .map_err(|_| SpaceError::Full)
     }
 
+    /// Counts `bytes` that lie on the disk already, whatever the capacity.
+    pub(super) fn hold(&self, bytes: u64) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Gives back `bytes` that nobody reads.
+    pub(super) fn let_go(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
     /// Asks for something to be evicted: the disk is full although the capacity is not.
     pub fn ask_for_room(&self) {
         self.room_wanted.store(true, Ordering::Release);
@@ -305,9 +315,8 @@ pub struct Space {
 }
 
 impl Space {
-    /// The space of a file that holds `bytes` already.
-    pub(super) fn new(volume: Arc<Volume>, bytes: u64) -> Self {
-        volume.used.fetch_add(bytes, Ordering::AcqRel);
+    /// The space of a file that holds `bytes` already, which the volume has counted.
+    pub(super) fn of_held(volume: Arc<Volume>, bytes: u64) -> Self {
         Self { volume, bytes: AtomicU64::new(bytes), leaving: Mutex::new(false) }
     }
 
