@@ -1,0 +1,404 @@
+//! What it costs when there is more: assets held, connections open, workers.
+//!
+//! `cargo bench --bench growth`; options: `--assets=100000` (most), `--seconds=3` (each row of requests), `--write` (puts the tables
+//! into docs/performance.md), `--test` (a short run), `--lookups=N` (only that many lookups, for counting instructions).
+//!
+//! Assets of 1 to 4,096 bytes are written through the catalog as fill does it (admit, write, seal, record), except that nothing is
+//! synced: 100,000 syncs would take the disk several minutes, and what they are for is not measured here.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
+
+#[path = "support/mod.rs"]
+#[expect(dead_code, reason = "benches share one support module, and none uses all of it")]
+mod support;
+
+use std::{
+    error::Error,
+    fmt::Write as _,
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use oca::{
+    asset::{AssetKey, ByteCount, EntityTag, UnixTime, Validators},
+    catalog::{self, Catalog, Lifetime, Lookup, Meta},
+    storage::{self, Disk, RealDisk, VolumeConfig},
+    sys::Clock,
+    telemetry::metrics::Metrics,
+};
+use support::{Appliance, Scratch, is_smoke, option};
+
+type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const CAPACITY: &str = "8 GiB";
+/// Clients that ask for every asset once.
+const READERS: u64 = 4;
+/// Threads of the load, each with its share of the connections.
+const LOAD_THREADS: usize = 8;
+
+fn main() -> Fallible<()> {
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    if let Some(count) = option("lookups") {
+        return only_lookups(count);
+    }
+    let (smoke, most) = (is_smoke(), option("assets").unwrap_or(100_000));
+    let counts: Vec<u64> = if smoke { vec![10, 50] } else { [10, 1_000, 10_000, most].into() };
+    let mut report = assets(&counts)?;
+    report += &connections(if smoke { &[4, 16] } else { &[1_000, 10_000] })?;
+    let time = if smoke { Duration::from_millis(100) } else { Duration::from_secs(option("seconds").unwrap_or(3)) };
+    report += &requests(if smoke { &[1, 8] } else { &[1, 10, 100, 1_000, 10_000] }, time)?;
+    println!("{report}");
+    if std::env::args().any(|argument| argument == "--write") {
+        write_report(&report)?;
+    }
+    Ok(())
+}
+
+/// A disk that makes nothing durable.
+#[derive(Debug)]
+struct Unsynced(RealDisk);
+
+impl Disk for Unsynced {
+    fn create(&self, path: &Path, length: u64) -> io::Result<File> {
+        self.0.create(path, length)
+    }
+    fn open_write(&self, path: &Path) -> io::Result<File> {
+        self.0.open_write(path)
+    }
+    fn open_read(&self, path: &Path) -> io::Result<File> {
+        self.0.open_read(path)
+    }
+    fn reserve(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.0.reserve(file, offset, len)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(file, bytes, offset)
+    }
+    fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(file, buffer, offset)
+    }
+    fn open_direct(&self, path: &Path) -> io::Result<File> {
+        self.0.open_direct(path)
+    }
+    fn read_some(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_some(file, buffer, offset)
+    }
+    fn sync_data(&self, _: &File) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.0.unlink(path)
+    }
+}
+
+fn path_of(number: u64) -> String {
+    format!("/show/{:04}/segment-{number:08}.m4s", number / 1000)
+}
+
+fn open_catalog(home: &Path) -> Fallible<Arc<Catalog>> {
+    let volume = VolumeConfig { path: home.join("volume"), capacity: ByteCount(8 << 30) };
+    let storage = storage::Config { volumes: vec![volume], ..storage::Config::default() };
+    let disk: Arc<dyn Disk> = Arc::new(Unsynced(RealDisk));
+    let metrics = Arc::new(Metrics::new(1));
+    Ok(Catalog::open(&catalog::Config::default(), &storage, &disk, Clock::system(), metrics)?.0)
+}
+
+/// A volume below `home` with so many assets. Blocks.
+fn make(home: &Path, count: u64) -> Fallible<()> {
+    fs::create_dir_all(home.join("source"))?;
+    let catalog = open_catalog(home)?;
+    let content = vec![7_u8; 4096];
+    let now = Clock::system().unix();
+    for number in 0..count {
+        let length = 1 + number * 37 % 4096;
+        let meta = Meta {
+            length,
+            validators: Validators {
+                etag: EntityTag::parse(&format!("\"{number:024x}\"")),
+                last_modified: Some(UnixTime(now.0 - number)),
+                last_modified_is_strong: true,
+            },
+            content_type: Some("video/iso.segment".into()),
+            content_encoding: None,
+            cache_control: Some("public, max-age=31536000, immutable".into()),
+            ranged: true,
+        };
+        let entry = catalog.admit(&AssetKey::parse(&path_of(number), None)?, meta, Lifetime::immutable(now))?;
+        entry.writer(0).write_blocking(&content[..usize::try_from(length)?])?;
+    }
+    catalog.close();
+    Ok(())
+}
+
+/// Nanoseconds of a lookup of a random asset among so many.
+fn lookup_nanos(home: &Path, count: u64, lookups: u64) -> Fallible<f64> {
+    let catalog = open_catalog(home)?;
+    let keys: Vec<_> = (0..count).map(|number| AssetKey::parse(&path_of(number), None)).collect::<Result<_, _>>()?;
+    let mut random = Random(1);
+    let begun = Instant::now();
+    for _ in 0..lookups {
+        let key = &keys[usize::try_from(random.below(count))?];
+        if !matches!(catalog.lookup(key), Lookup::Hit(_)) {
+            return Err(format!("{key} is not held").into());
+        }
+    }
+    let nanos = begun.elapsed().as_nanos() as f64 / lookups as f64;
+    catalog.close();
+    Ok(nanos)
+}
+
+fn only_lookups(count: u64) -> Fallible<()> {
+    let scratch = Scratch::new("growth")?;
+    make(scratch.path(), 1000)?;
+    println!("{:.0} ns", lookup_nanos(scratch.path(), 1000, count)?);
+    Ok(())
+}
+
+/// Start-up, memory and lookups as the number of assets grows.
+fn assets(counts: &[u64]) -> Fallible<String> {
+    let mut report = String::from(
+        "Assets of 1 to 4,096 bytes with keys of 31 bytes. *Ready*: from the start of the process to 200 from `/ready`, seen at most 20 ms \
+         late. *Memory*: resident, above that of an appliance without assets; *asked for*: after a HEAD of each. *First byte*: the \
+         first response after SIGKILL, whose block has to be compared with its digest before.\n\n\
+         | assets | made in s | ready ms | ready after SIGKILL ms | first byte after it ms | memory MB | bytes an asset | asked for: bytes an asset | lookup ns |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    let empty = {
+        let scratch = Scratch::new("growth-0")?;
+        make(scratch.path(), 0)?;
+        let (appliance, _) = start(scratch.path(), "")?;
+        let empty = resident(&appliance)?;
+        appliance.stop()?;
+        empty
+    };
+    for count in counts {
+        let scratch = Scratch::new(&format!("growth-{count}"))?;
+        let begun = Instant::now();
+        make(scratch.path(), *count)?;
+        let made = begun.elapsed().as_secs_f64();
+        let lookups = lookup_nanos(scratch.path(), *count, if is_smoke() { 1000 } else { 1_000_000 })?;
+        let (appliance, ready) = start(scratch.path(), "")?;
+        let held = resident(&appliance)? - empty;
+        ask_for_each(appliance.http, *count)?;
+        let asked = resident(&appliance)? - empty;
+        // Killed without a word.
+        drop(appliance);
+        let (appliance, unclean) = start(scratch.path(), "")?;
+        let begun = Instant::now();
+        Keep::connect(appliance.http)?.get(&path_of(count / 2))?;
+        let first = begun.elapsed().as_secs_f64() * 1e3;
+        appliance.stop()?;
+        let each = |bytes: f64| {
+            // Below this, pages of the allocator are what is seen.
+            if *count < 10_000 { "-".to_owned() } else { format!("{:.0}", bytes / *count as f64) }
+        };
+        writeln!(
+            report,
+            "| {count} | {made:.1} | {ready:.0} | {unclean:.0} | {first:.1} | {:.1} | {} | {} | {lookups:.0} |",
+            held / 1e6,
+            each(held),
+            each(asked)
+        )?;
+        eprintln!("{count} assets done");
+    }
+    Ok(report)
+}
+
+/// Memory of connections that wait for their next request.
+fn connections(counts: &[usize]) -> Fallible<String> {
+    let mut report = String::from("\n| idle connections | memory MB | KiB each |\n|---|---|---|\n");
+    for count in counts {
+        let scratch = Scratch::new("growth-idle")?;
+        make(scratch.path(), 1)?;
+        let (appliance, _) = start(scratch.path(), "")?;
+        Keep::connect(appliance.http)?.get(&path_of(0))?;
+        let before = resident(&appliance)?;
+        let mut kept = Vec::with_capacity(*count);
+        for _ in 0..*count {
+            let mut connection = Keep::connect(appliance.http)?;
+            connection.get(&path_of(0))?;
+            kept.push(connection);
+        }
+        let bytes = resident(&appliance)? - before;
+        writeln!(report, "| {count} | {:.1} | {:.1} |", bytes / 1e6, bytes / *count as f64 / 1024.0)?;
+        drop(kept);
+        appliance.stop()?;
+    }
+    Ok(report)
+}
+
+/// Requests a second for an asset of 4 KiB, with one worker and with two.
+fn requests(counts: &[usize], time: Duration) -> Fallible<String> {
+    let mut report = format!(
+        "\nGET of an asset of about 2 KiB, one request under way on each connection, {time:?} a row; {LOAD_THREADS} threads of the \
+         load share the machine with the server. CPU time is the server's.\n\n\
+         | connections | 1 worker: requests/s | CPU us a request | 2 workers: requests/s | CPU us a request |\n|---|---|---|---|---|\n",
+    );
+    let scratch = Scratch::new("growth-requests")?;
+    make(scratch.path(), 100)?;
+    for count in counts {
+        write!(report, "| {count} |")?;
+        for workers in [1, 2] {
+            let (appliance, _) = start(scratch.path(), &format!("workers = {workers}"))?;
+            let (rate, cpu) = load(&appliance, *count, time)?;
+            write!(report, " {rate:.0} | {cpu:.1} |")?;
+            appliance.stop()?;
+        }
+        report.push('\n');
+    }
+    Ok(report)
+}
+
+fn load(appliance: &Appliance, count: usize, time: Duration) -> Fallible<(f64, f64)> {
+    let done = Arc::new(AtomicU64::new(0));
+    let mut shares: Vec<Vec<Keep>> = (0..LOAD_THREADS.min(count)).map(|_| Vec::new()).collect();
+    let threads = shares.len();
+    for number in 0..count {
+        shares[number % threads].push(Keep::connect(appliance.http)?);
+    }
+    let (cpu, begun) = (appliance.cpu_seconds(), Instant::now());
+    let threads: Vec<_> = shares
+        .into_iter()
+        .map(|mut share| {
+            let done = Arc::clone(&done);
+            std::thread::spawn(move || -> Fallible<()> {
+                while begun.elapsed() < time {
+                    for connection in &mut share {
+                        connection.ask("GET", &path_of(50))?;
+                    }
+                    for connection in &mut share {
+                        connection.take(true)?;
+                    }
+                    done.fetch_add(share.len() as u64, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().map_err(|_| "a client panicked")??;
+    }
+    let (seconds, requests) = (begun.elapsed().as_secs_f64(), done.load(Ordering::Relaxed) as f64);
+    Ok((requests / seconds, (appliance.cpu_seconds() - cpu) / requests * 1e6))
+}
+
+/// Starts an appliance and tells in how many milliseconds it was ready.
+fn start(home: &Path, serve: &str) -> Fallible<(Appliance, f64)> {
+    let begun = Instant::now();
+    let appliance = Appliance::start(home, CAPACITY, serve)?;
+    Keep::connect(appliance.admin)?.get("/ready")?;
+    Ok((appliance, begun.elapsed().as_secs_f64() * 1e3))
+}
+
+/// Resident memory that is not a file's, in bytes, once the work after the start is done.
+fn resident(appliance: &Appliance) -> Fallible<f64> {
+    let path = format!("/proc/{}/status", appliance.id());
+    let now = || -> Fallible<f64> {
+        let status = fs::read_to_string(&path)?;
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
+    };
+    let mut last = now()?;
+    // It goes on tidying up for a moment.
+    for _ in 0..20 {
+        std::thread::park_timeout(Duration::from_millis(if is_smoke() { 1 } else { 100 }));
+        let present = now()?;
+        if present >= last && present - last < 65_536.0 {
+            return Ok(present);
+        }
+        last = present;
+    }
+    Ok(last)
+}
+
+fn ask_for_each(address: SocketAddr, count: u64) -> Fallible<()> {
+    let readers: Vec<_> = (0..READERS)
+        .map(|first| {
+            std::thread::spawn(move || -> Fallible<()> {
+                let mut connection = Keep::connect(address)?;
+                for number in (first..count).step_by(usize::try_from(READERS)?) {
+                    connection.ask("HEAD", &path_of(number))?;
+                    connection.take(false)?;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.join().map_err(|_| "a client panicked")??;
+    }
+    Ok(())
+}
+
+/// A connection that is kept.
+struct Keep(BufReader<TcpStream>);
+
+impl Keep {
+    fn connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        Ok(Self(BufReader::with_capacity(4096, stream)))
+    }
+
+    fn get(&mut self, path: &str) -> Fallible<()> {
+        self.ask("GET", path)?;
+        self.take(true)
+    }
+
+    fn ask(&mut self, method: &str, path: &str) -> Fallible<()> {
+        Ok(self.0.get_mut().write_all(format!("{method} {path} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?)
+    }
+
+    fn take(&mut self, body: bool) -> Fallible<()> {
+        let (mut line, mut length) = (String::new(), 0);
+        self.0.read_line(&mut line)?;
+        if !line.starts_with("HTTP/1.1 200 ") {
+            return Err(format!("answered with {line:?}").into());
+        }
+        while line != "\r\n" {
+            line.clear();
+            if self.0.read_line(&mut line)? == 0 {
+                return Err("cut".into());
+            }
+            if let Some((name, value)) = line.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse()?;
+            }
+        }
+        let taken = io::copy(&mut self.0.by_ref().take(if body { length } else { 0 }), &mut io::sink())?;
+        if body && taken != length { Err("cut".into()) } else { Ok(()) }
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+}
+
+/// Puts the tables between their markers in docs/performance.md.
+fn write_report(report: &str) -> Fallible<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
+    let text = fs::read_to_string(&path)?;
+    let (before, rest) = text.split_once("<!-- begin growth").ok_or("docs/performance.md has no place for it")?;
+    let (begin, rest) = rest.split_once("-->\n").ok_or("the marker is not closed")?;
+    let (_, after) = rest.split_once("<!-- end growth -->").ok_or("the end marker is missing")?;
+    Ok(fs::write(path, format!("{before}<!-- begin growth{begin}-->\n{report}<!-- end growth -->{after}"))?)
+}
