@@ -82,13 +82,7 @@ impl AssetKey {
         if plain.len() + query.map_or(0, |q| q.len() + 1) > KEY_BYTES_MAX {
             return Err(KeyError::TooLong);
         }
-        if plain.chars().any(|c| c.is_control() || c == '\\') {
-            return Err(KeyError::Character);
-        }
-        let segments = plain.strip_suffix('/').unwrap_or(plain).split('/');
-        if segments.into_iter().any(|segment| matches!(segment, "" | "." | "..")) {
-            return Err(KeyError::Segment);
-        }
+        check_path(plain)?;
         let path_len = u16::try_from(plain.len()).map_err(|_| KeyError::TooLong)?;
         let Some(query) = query else { return Ok(Self { text: plain.into(), path_len }) };
         if query.bytes().any(|b| !(0x21..=0x7e).contains(&b) || b == b'\\') {
@@ -130,6 +124,33 @@ impl AssetKey {
         hasher.update(self.text.as_bytes());
         AssetId(*hasher.finalize().as_bytes())
     }
+}
+
+/// In one pass over the bytes, since every request comes through here.
+fn check_path(plain: &str) -> Result<(), KeyError> {
+    // Beyond ASCII, the bytes of a control character do not tell it from others.
+    if !plain.is_ascii() && plain.chars().any(char::is_control) {
+        return Err(KeyError::Character);
+    }
+    let bytes = plain.as_bytes();
+    let (mut start, mut dotted) = (0, false);
+    for (at, byte) in bytes.iter().enumerate() {
+        match byte {
+            b'/' => {
+                dotted |= is_no_name(&bytes[start..at]);
+                start = at + 1;
+            }
+            0..0x20 | 0x7f | b'\\' => return Err(KeyError::Character),
+            _ => {}
+        }
+    }
+    // Nothing after the last slash is the one trailing slash that is allowed, unless there is nothing before it.
+    dotted |= is_no_name(&bytes[start..]) && (start != bytes.len() || start <= 1);
+    if dotted { Err(KeyError::Segment) } else { Ok(()) }
+}
+
+fn is_no_name(segment: &[u8]) -> bool {
+    matches!(segment, b"" | b"." | b"..")
 }
 
 /// Decodes percent-encoding strictly: `%2F` is refused, since it would make two names of one asset.
@@ -210,6 +231,25 @@ mod tests {
         }
         assert_eq!(AssetKey::parse("/", None), Err(KeyError::Empty));
         assert_eq!(AssetKey::parse(&format!("/{}", "a".repeat(KEY_BYTES_MAX + 1)), None), Err(KeyError::TooLong));
+    }
+
+    #[test]
+    fn the_one_pass_says_what_the_rules_say() {
+        let pieces = ["/", ".", "..", "a", "é", "\\", "\u{1}", "\u{7f}", "\u{85}", "b.c", "//"];
+        for number in 0..pieces.len().pow(4) {
+            let digits = (0..4_u32).map(|place| number / pieces.len().pow(place) % pieces.len());
+            let path: String = digits.map(|digit| pieces[digit]).collect();
+            let segments: Vec<_> = path.strip_suffix('/').unwrap_or(&path).split('/').collect();
+            let expected = if path.chars().any(|c| c.is_control() || c == '\\') {
+                Err(KeyError::Character)
+            } else if segments.iter().any(|segment| matches!(*segment, "" | "." | "..")) {
+                Err(KeyError::Segment)
+            } else {
+                Ok(path.as_str())
+            };
+            let key = AssetKey::from_record(&path, None);
+            assert_eq!(key.as_ref().map(AssetKey::as_str).map_err(|err| *err), expected, "{path:?}");
+        }
     }
 
     #[test]
