@@ -154,12 +154,10 @@ impl Keeper {
     /// One round; `false` when the catalog is gone.
     fn tick(&mut self) -> bool {
         let Some(catalog) = self.me.upgrade() else { return false };
-        catalog.sort_in_touches();
         for (at, shelf) in catalog.shelves.iter().enumerate() {
             self.watch(&catalog, at, shelf);
-            catalog.keep_watermarks(shelf);
         }
-        catalog.keep_count();
+        catalog.tend();
         self.since_used += TICK;
         if self.since_used >= USED_INTERVAL {
             self.since_used = Duration::ZERO;
@@ -219,6 +217,14 @@ impl Keeper {
 }
 
 impl Catalog {
+    /// One round of keeping: recency, watermarks, the number of assets. The catalog's own thread does it every 100 ms; whoever
+    /// replays requests faster than time (`benches/hit_ratio.rs`) calls it in between. Blocks.
+    pub fn tend(&self) {
+        self.sort_in_touches();
+        self.shelves.iter().for_each(|shelf| self.keep_watermarks(shelf));
+        self.keep_count();
+    }
+
     /// Puts the assets that were used since the last call at the far end of eviction.
     pub(super) fn sort_in_touches(&self) {
         // At most as many as may wait: viewers who touch faster than this sorts cannot hold it here.
