@@ -36,10 +36,11 @@ pub(crate) fn pin_to_load() -> io::Result<()> {
 
 /// Starts a server on its core, and nowhere else.
 pub(crate) fn spawn_server(command: &mut Command) -> io::Result<Child> {
-    let all = allowed();
+    // A child runs where its parent was allowed to when it was born.
+    let own = sched_getaffinity(None)?;
     pin(&[cores().0])?;
     let child = command.spawn();
-    pin(&all)?;
+    sched_setaffinity(None, &own)?;
     child
 }
 
@@ -49,7 +50,7 @@ pub(crate) fn cpu_seconds(ids: &[u32]) -> f64 {
 }
 
 fn cpu_seconds_of(id: u32) -> f64 {
-    // To the nanosecond where the kernel tells; the fields of `stat` count in hundredths.
+    // To the nanosecond, but without the threads that have ended, as the kernel's own for io_uring do.
     let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
     let nanos: u64 = tasks
         .filter_map(|task| {
@@ -57,7 +58,12 @@ fn cpu_seconds_of(id: u32) -> f64 {
             text.split_whitespace().next()?.parse::<u64>().ok()
         })
         .sum();
-    nanos as f64 / 1e9
+    // With them, but in ticks: after the name in parentheses, the 12th and 13th field are user and system time.
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or(0.0);
+    let ticks = (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64;
+    ticks.max(nanos as f64 / 1e9)
 }
 
 /// A process and its children.
