@@ -105,7 +105,8 @@ impl Load<'_> {
         while asking > 0 {
             events.clear();
             let patience = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-            epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&patience))?;
+            let wait = || epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&patience));
+            rustix::io::retry_on_intr(wait)?;
             if events.is_empty() {
                 return Err(io::Error::other(format!("{}: no byte for {PATIENCE:?}", self.address)));
             }
@@ -181,7 +182,8 @@ impl Connection {
                 if verify.is_some_and(|verify| !verify(&self.ask, 0, body)) {
                     return Err(self.failed("a byte is wrong"));
                 }
-                self.left = Some(length - body.len() as u64);
+                let left = length.checked_sub(body.len() as u64);
+                self.left = Some(left.ok_or_else(|| self.failed("more bytes than asked for"))?);
                 continue;
             };
             if left == 0 {
