@@ -26,11 +26,15 @@ impl Row {
         self.nginx.iter().min_by(|a, b| a.cpu_per_gigabyte.total_cmp(&b.cpu_per_gigabyte))
     }
 
-    /// How oca does beside the better of nginx: throughput, CPU time per gigabyte.
-    pub(crate) fn ratios(&self) -> Option<(f64, f64)> {
-        let oca = self.oca.last()?;
+    /// How a build of oca does beside the better of nginx: throughput, CPU time per gigabyte.
+    pub(crate) fn ratios_of(&self, oca: &Measured) -> Option<(f64, f64)> {
         let throughput = oca.gigabytes_per_second / self.fastest()?.gigabytes_per_second;
         Some((throughput, oca.cpu_per_gigabyte / self.cheapest()?.cpu_per_gigabyte))
+    }
+
+    /// The same of the last build, which is the one in question.
+    pub(crate) fn ratios(&self) -> Option<(f64, f64)> {
+        self.ratios_of(self.oca.last()?)
     }
 }
 
@@ -40,8 +44,14 @@ pub(crate) fn print(row: &Row) {
     for measured in row.oca.iter().chain(&row.nginx).chain(&row.others) {
         println!("  {}", line(measured));
     }
-    if let Some((throughput, cpu)) = row.ratios() {
-        println!("  oca beside the best of nginx: {throughput:.2} x the throughput, {cpu:.2} x the CPU time");
+    for oca in &row.oca {
+        let Some((throughput, cpu)) = row.ratios_of(oca) else { continue };
+        println!("  {} beside the best of nginx: {throughput:.2} x the throughput, {cpu:.2} x the CPU time", oca.name);
+    }
+    if let [before, .., last] = &row.oca[..] {
+        let throughput = last.gigabytes_per_second / before.gigabytes_per_second;
+        let cpu = last.cpu_per_gigabyte / before.cpu_per_gigabyte;
+        println!("  {} beside {}: {throughput:.2} x the throughput, {cpu:.2} x the CPU time", last.name, before.name);
     }
     println!();
 }

@@ -60,13 +60,13 @@ pub(crate) fn run(plan: &Plan) -> Fallible<Vec<Row>> {
 
 /// Each build of oca that is to be measured, on the same files.
 fn appliances(plan: &Plan, home: &Path, capacity: &str, (serve, tables): (&str, &str)) -> Fallible<Vec<Named>> {
-    let several = plan.binaries.len() > 1;
     let binaries: Vec<Option<PathBuf>> =
         if plan.binaries.is_empty() { vec![None] } else { plan.binaries.iter().cloned().map(Some).collect() };
     let mut made = Vec::new();
     for (number, binary) in binaries.into_iter().enumerate() {
         let name = match &binary {
-            Some(path) if several => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            // Whole: builds of two commits differ in their folders, not in their names.
+            Some(path) if plan.binaries.len() > 1 => path.display().to_string(),
             _ => "oca".to_owned(),
         };
         let own = home.join(format!("oca-{number}"));
