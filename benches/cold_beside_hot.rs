@@ -3,13 +3,7 @@
 //! One worker serves both, so that a stall of the worker would show in full. `cargo bench --bench cold_beside_hot`; options:
 //! `--gib=12` (working set), `--seconds=20` (each phase), `--cold=8` (cold clients), `--test` (a short run on 64 MiB).
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    reason = "a bench speaks on the terminal, and computes with sizes that fit"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
 
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "benches share one support module, and none uses all of it")]

@@ -33,7 +33,11 @@ use oca::{
     sys::Clock,
     telemetry::metrics::Metrics,
 };
-use support::{Appliance, Scratch, is_smoke, option};
+use support::{
+    appliance::{Appliance, Setup},
+    is_smoke, option,
+    scratch::Scratch,
+};
 
 type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -295,7 +299,9 @@ fn load(appliance: &Appliance, count: usize, time: Duration) -> Fallible<(f64, f
 /// Starts an appliance and tells in how many milliseconds it was ready.
 fn start(home: &Path, serve: &str) -> Fallible<(Appliance, f64)> {
     let begun = Instant::now();
-    let appliance = Appliance::start(home, CAPACITY, serve)?;
+    let mut setup = Setup::new(home, CAPACITY);
+    setup.serve = serve;
+    let appliance = setup.start()?;
     Keep::connect(appliance.admin)?.get("/ready")?;
     Ok((appliance, begun.elapsed().as_secs_f64() * 1e3))
 }

@@ -18,7 +18,6 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     reason = "a bench speaks on the terminal, and computes with sizes that fit"
 )]

@@ -1,5 +1,11 @@
 //! What benches share.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "sizes and times of a bench fit, and it runs on 64 bits"
+)]
+
 pub(crate) mod appliance;
 pub(crate) mod client;
 pub(crate) mod cores;
