@@ -13,12 +13,7 @@
 //!
 //! Sizes are taken in KiB: the catalog is given a byte for each, which changes no decision and spares writing terabytes.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::cast_possible_truncation,
-    reason = "a bench speaks on the terminal, and counts in numbers that fit where it runs"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
 
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "benches share one support module, and none uses all of it")]

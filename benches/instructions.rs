@@ -12,13 +12,7 @@
 //! The profile `instructions` is a release without link-time optimisation: its figures are not a release's, but what makes
 //! one grow makes the other grow, and it is built in less time.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    reason = "a bench speaks on the terminal, and computes with sizes that fit"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
 
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "benches share one support module, and none uses all of it")]
