@@ -58,9 +58,11 @@ impl Certificates {
         };
         let rules: [&dyn Fn(&Pair) -> bool; 3] = [&exact, &wildcard, &fallback];
         let matching = rules.into_iter().find(|rule| pairs.iter().any(|pair| rule(pair)))?;
-        let mut candidates = pairs.iter().filter(|pair| matching(pair));
+        let candidates = || pairs.iter().filter(|pair| matching(pair));
         let usable = |pair: &&Arc<Pair>| pair.certified.key.choose_scheme(schemes).is_some();
-        candidates.find(usable).map(|pair| Arc::clone(&pair.certified))
+        // Where it can check none, the handshake goes on and fails for that reason, which is what the client is told.
+        let chosen = candidates().find(usable).or_else(|| candidates().next())?;
+        Some(Arc::clone(&chosen.certified))
     }
 }
 

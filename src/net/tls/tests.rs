@@ -146,6 +146,25 @@ fn a_client_is_shown_the_kind_of_key_that_it_can_check() {
 }
 
 #[test]
+fn a_client_that_can_check_no_key_is_told_so() {
+    let shop = shop(&[&["a.test"]], usize::MAX);
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![aws_lc_rs::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
+    let mut roots = RootCertStore::empty();
+    roots.add(shop.ders[0].clone()).expect("a root");
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS12])
+        .expect("valid")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let err = shake(&shop, &Arc::new(config), "a.test").expect_err("nothing in common");
+    assert!(
+        err.contains("NoCipherSuitesInCommon") || err.contains("no signature schemes") || err.contains("ciphersuites"),
+        "{err}"
+    );
+}
+
+#[test]
 fn a_session_is_resumed_and_never_under_another_name() {
     for version in [&TLS13, &TLS12] {
         // One certificate for both names, so that nothing but the name stands between them.
