@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf};
 
-use crate::support::{Appliance, Content, Origin, Setup, missing_tool, run};
+use crate::support::{Appliance, Authority, Browser, Content, KeyKind, Origin, Published, Setup, missing_tool, run};
 
 const CLIPS: [&str; 5] = ["progressive.mp4", "index-last.mp4", "clip.webm", "cmaf/master.m3u8", "cmaf/manifest.mpd"];
 
@@ -149,4 +149,71 @@ fn wrk_finds_no_errors() {
     let said = text(run("wrk", &["-t1", "-c16", "-d1s", "-H", "Range: bytes=0-65535", &appliance.url("/film.mp4")]));
     assert!(said.contains("Requests/sec"), "{said}");
     assert!(!said.contains("Non-2xx") && !said.contains("Socket errors"), "{said}");
+}
+
+/// An appliance with the videos behind TLS, as `localhost`.
+fn box_with_tls(protocols: &str) -> (Origin, Authority, Appliance) {
+    let (origin, authority) = (Origin::start(), Authority::new());
+    origin.publish_folder(&media());
+    let issued = authority.issue("localhost", &["localhost"], (KeyKind::Ecdsa, 2040));
+    let appliance = Setup::new(&origin).tls(&issued, &[], &format!("protocols = {protocols}")).start();
+    (origin, authority, appliance)
+}
+
+#[test]
+fn ffmpeg_decodes_the_same_frames_by_tls() {
+    if missing_tool("ffmpeg") {
+        return;
+    }
+    let (_origin, authority, appliance) = box_with_tls("[\"http/1.1\", \"h2\"]");
+    let root = authority.root();
+    let root = root.to_str().expect("text");
+    for clip in ["progressive.mp4", "index-last.mp4", "clip.webm", "cmaf/master.m3u8"] {
+        let url = format!("https://localhost:{}/{clip}", appliance.https().port());
+        let decode = |before: &[&str], input: &str| {
+            let after = ["-i", input, "-map", "0", "-t", "6", "-f", "framemd5", "-"];
+            text(run("ffmpeg", &[&["-v", "error", "-nostdin"], before, &after[..]].concat()))
+        };
+        let expected = decode(&[], &local(clip));
+        assert!(expected.lines().filter(|line| !line.starts_with('#')).count() > 400, "{clip} has frames");
+        let got = decode(&["-tls_verify", "1", "-ca_file", root], &url);
+        assert!(got == expected, "{clip}: other frames");
+    }
+}
+
+#[test]
+fn a_browser_plays_by_tls_and_by_each_protocol() {
+    if missing_tool("chromedriver") || missing_tool("chromium") {
+        return;
+    }
+    for (protocols, expected) in [("[\"http/1.1\", \"h2\"]", "http/1.1"), ("[\"h2\", \"http/1.1\"]", "h2")] {
+        let (origin, _authority, appliance) = box_with_tls(protocols);
+        let page = Published::bytes(b"<!doctype html><video id=video muted src=/progressive.mp4></video>".to_vec());
+        origin.publish("/page.html", page.field("Content-Type", "text/html"));
+        let browser = Browser::start();
+        browser.open(&format!("https://localhost:{}/page.html", appliance.https().port()));
+        let played = browser.script(
+            r#"
+            const reach = from => new Promise((yes, no) => {
+                const look = () => {
+                    if (video.error) no(new Error(video.error.message));
+                    if (!video.seeking && video.currentTime >= from && video.readyState >= 3) yes();
+                };
+                ["timeupdate", "seeked", "error"].forEach(event => video.addEventListener(event, look));
+            });
+            (async () => {
+                await video.play();
+                await reach(1);
+                video.currentTime = 15;
+                await reach(16);
+                const got = performance.getEntriesByName(location.href)[0].nextHopProtocol;
+                done({ at: video.currentTime, width: video.videoWidth, protocol: got });
+            })().catch(error => done({ failed: String(error) }));
+            "#,
+        );
+        assert!(played["failed"].is_null(), "{played}");
+        assert!(played["at"].as_f64().is_some_and(|at| at >= 16.0), "{played}");
+        assert_eq!((&played["width"], &played["protocol"]), (&640.into(), &expected.into()), "{played}");
+        assert!(appliance.metric("oca_sent_bytes_total", "path=\"encrypted\"") > 100_000.0);
+    }
 }

@@ -46,7 +46,11 @@ impl Browser {
             "--window-size=1000,1100".to_owned(),
             format!("--user-data-dir={}", browser._profile.path().display()),
         ];
-        let wanted = json!({"capabilities": {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}});
+        let wanted = json!({"capabilities": {"alwaysMatch": {
+            "goog:chromeOptions": {"args": arguments},
+            // Certificates of tests are of an authority that nobody knows.
+            "acceptInsecureCerts": true,
+        }}});
         let session = browser.command("POST", "/session", &wanted);
         browser.session = session["sessionId"].as_str().expect("a session").to_owned();
         browser.in_session("timeouts", &json!({"script": 30_000, "pageLoad": 30_000}));
