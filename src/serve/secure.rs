@@ -29,6 +29,9 @@ const BATCH_MIN: usize = 16 << 10;
 /// What is encrypted at once to begin with.
 const BATCH_FIRST: usize = 64 << 10;
 
+/// Bytes that are read and dropped at the end: room for a record that says that no more will come.
+const LAST_WORDS_MAX: usize = 1024;
+
 /// A TCP stream with TLS on it.
 #[derive(Debug)]
 pub(super) struct Secure {
@@ -102,7 +105,7 @@ impl Secure {
             let tried = stream.try_io(Interest::READABLE, || {
                 let mut incoming = Incoming { stream, first, is_empty: false };
                 received = Some(session.receive(&mut incoming));
-                // The socket is empty now, and asking again would cost a call to hear so.
+                // Said even where something came: asking again would cost a call to hear so.
                 if incoming.is_empty { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match (received, tried) {
@@ -217,9 +220,16 @@ impl Wire for Secure {
         ready!(self.poll_drain(cx))?;
         match rustix::net::shutdown(&*self.stream, rustix::net::Shutdown::Write) {
             // The client was faster.
-            Err(rustix::io::Errno::NOTCONN) | Ok(()) => Poll::Ready(Ok(())),
-            Err(err) => Poll::Ready(Err(err.into())),
+            Err(rustix::io::Errno::NOTCONN) | Ok(()) => {}
+            Err(err) => return Poll::Ready(Err(err.into())),
         }
+        // A client that has closed its half has said so in a record that nobody reads any more. Left there, it would make the kernel
+        // reset the connection, and the client lose the end of the response.
+        let mut last_words = [0_u8; LAST_WORDS_MAX];
+        if let Err(err) = recv(&*self.stream, &mut last_words[..], RecvFlags::DONTWAIT) {
+            tracing::trace!(error = %err, "the client has said nothing more");
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn break_off(&mut self) {
@@ -234,13 +244,15 @@ impl Wire for Secure {
 struct Incoming<'a> {
     stream: &'a TcpStream,
     first: &'a mut Option<u8>,
-    /// Whether less came than there was room for.
+    /// Whether nothing is left to read.
     is_empty: bool,
 }
 
 impl Read for Incoming<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let room = into.len();
+        // Until it has said otherwise.
+        self.is_empty = true;
         let count = recv(self.stream, &mut *into, RecvFlags::empty())?.0;
         self.is_empty = count > 0 && count < room;
         if self.first.is_none() {
@@ -253,7 +265,7 @@ impl Read for Incoming<'_> {
 /// The socket as the session writes to it.
 struct Wired<'a> {
     stream: &'a TcpStream,
-    /// Whether it took less than it was given.
+    /// Whether it takes no more.
     is_full: bool,
 }
 
@@ -263,6 +275,8 @@ impl Write for Wired<'_> {
     }
 
     fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
+        // Until it has said otherwise.
+        self.is_full = true;
         let count = sendmsg(self.stream, bytes, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?;
         self.is_full = count < bytes.iter().map(|bytes| bytes.len()).sum();
         Ok(count)

@@ -364,13 +364,58 @@ fn the_oldest_handshake_gives_way() {
 #[test]
 fn a_client_that_closes_its_half_gets_its_answer() {
     let scene = scene(8 << 20, "", "");
+    for fields in [&[("Connection", "close")][..], &[]] {
+        for _ in 0..5 {
+            let mut client = scene.connect();
+            client.send(&request("GET", "/film.mp4", fields));
+            client.finish();
+            let response = client.read_response("GET").expect("an answer");
+            scene.content.assert_is(0, &response.body);
+            // The end is said inside of TLS: this client takes a bare FIN for a fault.
+            let cut = client.take(1).expect_err("that was all");
+            assert!(cut.received.is_empty() && !cut.reset);
+        }
+    }
+}
+
+#[test]
+fn who_waits_costs_no_time() {
+    let scene = scene(64 << 20, "", "");
+    let silent = Client::connect(scene.appliance.https());
+    let mut idle = scene.connect();
+    scene.content.assert_is(0, &idle.range("/film.mp4", "bytes=0-99").body);
+    let mut blocked = scene.connect();
+    blocked.send(&request("GET", "/film.mp4", &[]));
+    blocked.read_head().expect("it begins");
+    let pass = |seconds| {
+        let began = Instant::now();
+        wait_until("time passes", PATIENCE, || began.elapsed() >= Duration::from_secs(seconds));
+    };
+    // Until its buffers are full.
+    pass(1);
+    let before = scene.appliance.cpu_time();
+    pass(2);
+    let spent = scene.appliance.cpu_time() - before;
+    eprintln!("{spent:?} of two seconds");
+    // A worker that asks its sockets again and again would have taken all of them.
+    assert!(spent < Duration::from_millis(400), "{spent:?}");
+    drop((silent, idle, blocked));
+}
+
+#[test]
+fn keys_that_change_in_the_middle_change_no_byte() {
+    let scene = scene(24 << 20, "", "");
     let mut client = scene.connect();
-    client.send(&request("GET", "/film.mp4", &[("Connection", "close")]));
-    client.finish();
-    let response = client.read_response("GET").expect("an answer");
-    scene.content.assert_is(0, &response.body);
-    // The end is said inside of TLS: this client takes a bare FIN for a fault.
-    assert!(client.take(1).expect_err("that was all").received.is_empty());
+    for n in 0..8_u64 {
+        client.refresh_keys();
+        let start = n * 1_000_000;
+        let range = format!("bytes={start}-{}", start + 15_999_999);
+        client.send(&request("GET", "/film.mp4", &[("Range", &range)]));
+        let head = client.read_head().expect("it begins");
+        // With the response under way.
+        client.refresh_keys();
+        scene.content.assert_is(start, &client.read_body(&head, "GET").expect("whole"));
+    }
 }
 
 #[test]

@@ -132,7 +132,13 @@ impl<W: Wire> Http1<W> {
     pub(super) async fn serve(mut self) -> io::Result<()> {
         loop {
             let then = match poll_fn(|cx| self.poll_request(cx)).await? {
-                Step::Closed if self.input.is_empty() => return Ok(()),
+                Step::Closed if self.input.is_empty() => {
+                    // It may have closed its half only, and wait for our last word; if it is gone, nobody misses that.
+                    if let Err(err) = poll_fn(|cx| self.wire.poll_finish(cx)).await {
+                        tracing::trace!(error = %err, "the client has gone");
+                    }
+                    return Ok(());
+                }
                 Step::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Step::Hit(None, then) => then,
                 Step::Hit(Some(mut sending), then) => {

@@ -213,6 +213,15 @@ impl Appliance {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// Time that its threads have computed.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        // Behind the name, which may hold anything: user and system time in ticks.
+        let (_, fields) = stat.rsplit_once(") ").expect("the kernel says so");
+        let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
+        Duration::from_millis(ticks.sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
     pub(crate) fn volume(&self) -> PathBuf {
         self.home.path().join("volume")
     }

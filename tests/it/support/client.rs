@@ -277,6 +277,13 @@ impl Client {
         }
     }
 
+    /// Goes on with other keys, and asks the server to (RFC 8446, 4.6.3).
+    pub(crate) fn refresh_keys(&mut self) {
+        let Stream::Tls(stream) = &mut self.stream else { panic!("there is no TLS") };
+        stream.conn.refresh_traffic_keys().expect("the handshake is over");
+        stream.flush().expect("it is taken");
+    }
+
     /// Says that nothing more will be sent.
     pub(crate) fn finish(&mut self) {
         let socket = match &mut self.stream {
