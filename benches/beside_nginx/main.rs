@@ -24,6 +24,7 @@
 
 mod measure;
 mod plot;
+mod secure;
 mod table;
 mod workloads;
 

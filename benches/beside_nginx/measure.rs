@@ -13,7 +13,7 @@ use super::{
         Fallible,
         appliance::Appliance,
         cores,
-        load::{Ask, Check, Load},
+        load::{Ask, Check, Load, Protocol},
         nginx::Nginx,
         random::Random,
         responder::Responder,
@@ -35,13 +35,27 @@ pub(crate) struct Named {
 
 /// What the load is of.
 pub(crate) struct Shape<'a> {
+    pub(crate) protocol: Protocol,
     pub(crate) connections: usize,
+    /// A round ends after so many requests, however long they take.
+    pub(crate) requests_max: u64,
     /// Gives the next request.
     pub(crate) next: &'a dyn Fn(&mut Random) -> Ask,
     /// The bytes that a body has to have: request, offset, where to put them.
     pub(crate) content: &'a dyn Fn(&Ask, u64, &mut [u8]),
     /// `--wrk`: a file for the same load by wrk.
     pub(crate) script: Option<PathBuf>,
+}
+
+impl<'a> Shape<'a> {
+    /// Plain HTTP/1.1, measured by time.
+    pub(crate) fn new(
+        connections: usize,
+        next: &'a dyn Fn(&mut Random) -> Ask,
+        content: &'a dyn Fn(&Ask, u64, &mut [u8]),
+    ) -> Self {
+        Self { protocol: Protocol::Http1, connections, requests_max: u64::MAX, next, content, script: None }
+    }
 }
 
 /// The medians of several rounds.
@@ -67,6 +81,16 @@ impl Server {
         }
     }
 
+    /// Where a protocol is spoken.
+    fn address(&self, protocol: &Protocol) -> Fallible<SocketAddr> {
+        match (self, protocol) {
+            (Self::Oca(oca), Protocol::Https(_) | Protocol::Http2(_)) => {
+                Ok(oca.https.ok_or("oca says no address for HTTPS")?)
+            }
+            _ => Ok(self.http()),
+        }
+    }
+
     fn ids(&self) -> Vec<u32> {
         match self {
             Self::Oca(oca) => vec![oca.id()],
@@ -88,22 +112,22 @@ pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool
         expected == bytes
     };
     let mut load = Load {
-        address: server.server.http(),
+        address: server.server.address(&shape.protocol)?,
+        protocol: shape.protocol.clone(),
         connections: shape.connections,
         time: Duration::from_secs_f64(seconds),
         next: Box::new(shape.next),
         verify: verify.then(|| Box::new(compare) as Box<Check<'_>>),
-        requests_max: u64::MAX,
+        requests_max: shape.requests_max,
+        servers: ids,
     };
-    let before = cores::cpu_seconds(&ids);
     let outcome = load.run().map_err(|err| format!("{}: {err}", server.name))?;
-    let cpu = cores::cpu_seconds(&ids) - before;
     let gigabytes = outcome.bytes as f64 / 1e9;
     Ok(Measured {
         name: server.name.clone(),
         requests_per_second: outcome.requests as f64 / outcome.seconds,
         gigabytes_per_second: gigabytes / outcome.seconds,
-        cpu_per_gigabyte: cpu / gigabytes,
+        cpu_per_gigabyte: outcome.cpu_seconds / gigabytes,
         p50: outcome.latency.value_at_quantile(0.5),
         p99: outcome.latency.value_at_quantile(0.99),
         p999: outcome.latency.value_at_quantile(0.999),

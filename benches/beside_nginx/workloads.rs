@@ -10,11 +10,12 @@ use std::{
 use super::{
     Plan,
     measure::{Measured, Named, Server, Shape, best, in_turns},
+    secure,
     support::{
         Fallible,
         appliance::{Appliance, Setup},
-        load::{Ask, Load},
-        nginx::{Nginx, Tuning},
+        load::{Ask, Load, Protocol},
+        nginx::{Nginx, Role, Tuning},
         random::{Random, Zipf},
         responder::Responder,
         scratch::{Scratch, content, make_assets},
@@ -22,8 +23,8 @@ use super::{
     table,
 };
 
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
+pub(crate) const KIB: u64 = 1 << 10;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// What one workload came to.
 #[derive(Clone, Debug)]
@@ -40,7 +41,8 @@ pub(crate) struct Row {
 
 type Workload = fn(&Plan) -> Fallible<Vec<Row>>;
 
-const WORKLOADS: [(&str, Workload); 2] = [("hot", hot), ("small", small)];
+const WORKLOADS: [(&str, Workload); 4] =
+    [("hot", hot), ("small", small), ("tls", secure::tls), ("http2", secure::http2)];
 
 /// Runs what the plan asks for, and prints each row when it is there.
 pub(crate) fn run(plan: &Plan) -> Fallible<Vec<Row>> {
@@ -59,7 +61,12 @@ pub(crate) fn run(plan: &Plan) -> Fallible<Vec<Row>> {
 }
 
 /// Each build of oca that is to be measured, on the same files.
-fn appliances(plan: &Plan, home: &Path, capacity: &str, (serve, tables): (&str, &str)) -> Fallible<Vec<Named>> {
+pub(crate) fn appliances(
+    plan: &Plan,
+    home: &Path,
+    capacity: &str,
+    (serve, tables): (&str, &str),
+) -> Fallible<Vec<Named>> {
     let binaries: Vec<Option<PathBuf>> =
         if plan.binaries.is_empty() { vec![None] } else { plan.binaries.iter().cloned().map(Some).collect() };
     let mut made = Vec::new();
@@ -80,21 +87,21 @@ fn appliances(plan: &Plan, home: &Path, capacity: &str, (serve, tables): (&str, 
     Ok(made)
 }
 
-fn peers(plan: &Plan, home: &Path, tunings: &[Tuning]) -> Fallible<Vec<Named>> {
+pub(crate) fn peers(plan: &Plan, home: &Path, tunings: &[Tuning], role: &Role<'_>) -> Fallible<Vec<Named>> {
     if !Nginx::is_there() {
         eprintln!("nginx is not installed: no comparison");
         return Ok(Vec::new());
     }
     let tunings = if plan.smoke { &tunings[..1] } else { tunings };
     let start = |tuning: &Tuning| {
-        let nginx = Nginx::start(home, &home.join("source"), *tuning, ("", ""))?;
+        let nginx = Nginx::start(home, &home.join("source"), *tuning, role)?;
         Ok(Named { name: format!("nginx ({tuning})"), server: Server::Nginx(nginx) })
     };
     tunings.iter().map(start).collect()
 }
 
 /// Asks for everything once, so that it is held, and in memory.
-fn warm(address: SocketAddr, count: u64, length: u64) -> Fallible<()> {
+pub(crate) fn warm(address: SocketAddr, count: u64, length: u64) -> Fallible<()> {
     let number = std::cell::Cell::new(0);
     let next = |_: &mut Random| {
         let ask = Ask { path: format!("/{}.mp4", number.get() % count), start: 0, len: length, whole: true };
@@ -102,14 +109,14 @@ fn warm(address: SocketAddr, count: u64, length: u64) -> Fallible<()> {
         ask
     };
     let time = Duration::from_secs(600);
-    let mut load =
-        Load { address, connections: 4, time, next: Box::new(next), verify: None, requests_max: count.max(4) };
-    load.run()?;
+    let (protocol, servers, requests_max) = (Protocol::Http1, Vec::new(), count.max(4));
+    Load { address, protocol, connections: 4, time, next: Box::new(next), verify: None, requests_max, servers }
+        .run()?;
     Ok(())
 }
 
 /// Waits until what was filled is durable, so that no write goes on beside what is measured.
-fn settle(servers: &[Named]) -> Fallible<()> {
+pub(crate) fn settle(servers: &[Named]) -> Fallible<()> {
     for server in servers {
         let Server::Oca(oca) = &server.server else { continue };
         let mut before = -1.0;
@@ -125,16 +132,16 @@ fn settle(servers: &[Named]) -> Fallible<()> {
     Ok(())
 }
 
-struct Bench<'a> {
-    plan: &'a Plan,
-    section: &'static str,
-    appliances: &'a [Named],
-    peers: &'a [Named],
-    others: &'a [Named],
+pub(crate) struct Bench<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) section: &'static str,
+    pub(crate) appliances: &'a [Named],
+    pub(crate) peers: &'a [Named],
+    pub(crate) others: &'a [Named],
 }
 
 impl Bench<'_> {
-    fn row(&self, workload: &str, shape: &Shape<'_>) -> Fallible<Row> {
+    pub(crate) fn row(&self, workload: &str, shape: &Shape<'_>) -> Fallible<Row> {
         let best = best(self.peers, shape, self.plan)?;
         let all: Vec<&Named> = self.appliances.iter().chain(best.iter().copied()).chain(self.others).collect();
         let mut measured = in_turns(&all, shape, self.plan)?;
@@ -147,7 +154,7 @@ impl Bench<'_> {
 }
 
 /// `start` of a part of `len` bytes somewhere in `length`, at a multiple of a page as players' segments are not, but disks like.
-fn somewhere(random: &mut Random, length: u64, len: u64) -> u64 {
+pub(crate) fn somewhere(random: &mut Random, length: u64, len: u64) -> u64 {
     random.below((length - len) / 4096 + 1) * 4096
 }
 
@@ -157,12 +164,12 @@ fn hot(plan: &Plan) -> Fallible<Vec<Row>> {
     let scratch = Scratch::new("beside_nginx-hot")?;
     make_assets(&scratch.path().join("source"), 1, length)?;
     let appliances = appliances(plan, scratch.path(), "1 GiB", ("", ""))?;
-    let peers = peers(plan, scratch.path(), &Tuning::hot())?;
+    let peers = peers(plan, scratch.path(), &Tuning::hot(), &Role::default())?;
     let ceiling = Responder::start(&scratch.path().join("source/0.mp4"))?;
     let mut others = vec![Named { name: "ceiling".into(), server: Server::Ceiling(ceiling) }];
     if !peers.is_empty() && !plan.smoke {
         let tuning = Tuning { log: true, ..Tuning::hot()[0] };
-        let nginx = Nginx::start(scratch.path(), &scratch.path().join("source"), tuning, ("", ""))?;
+        let nginx = Nginx::start(scratch.path(), &scratch.path().join("source"), tuning, &Role::default())?;
         others.push(Named { name: format!("nginx ({tuning})"), server: Server::Nginx(nginx) });
     }
     for server in appliances.iter().chain(&peers) {
@@ -186,7 +193,7 @@ fn hot(plan: &Plan) -> Fallible<Vec<Row>> {
         };
         let script = if plan.wrk { Some(wrk_script(scratch.path(), length, len)?) } else { None };
         let content = |ask: &Ask, offset: u64, into: &mut [u8]| content(0, ask.start + offset, into);
-        let shape = Shape { connections: *connections, next: &next, content: &content, script };
+        let shape = Shape { script, ..Shape::new(*connections, &next, &content) };
         rows.push(bench.row(&name, &shape)?);
     }
     stop(appliances)?;
@@ -201,7 +208,7 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
         let scratch = Scratch::new("beside_nginx-small")?;
         make_assets(&scratch.path().join("source"), count, length)?;
         let appliances = appliances(plan, scratch.path(), "8 GiB", ("", "[catalog]\n"))?;
-        let peers = peers(plan, scratch.path(), &Tuning::hot())?;
+        let peers = peers(plan, scratch.path(), &Tuning::hot(), &Role::default())?;
         for server in appliances.iter().chain(&peers[..peers.len().min(1)]) {
             warm(server.server.http(), count, length)?;
         }
@@ -219,7 +226,7 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
             let number = ask.path[1..].trim_end_matches(".mp4").parse().unwrap_or(u64::MAX);
             content(number, ask.start + offset, into);
         };
-        let shape = Shape { connections: 64, next: &next, content: &content, script: None };
+        let shape = Shape::new(64, &next, &content);
         let bench = Bench { plan, section: "small", appliances: &appliances, peers: &peers, others: &[] };
         rows.push(bench.row(workload, &shape)?);
         stop(appliances)?;
@@ -227,7 +234,7 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
     Ok(rows)
 }
 
-fn stop(appliances: Vec<Named>) -> Fallible<()> {
+pub(crate) fn stop(appliances: Vec<Named>) -> Fallible<()> {
     for appliance in appliances {
         if let Server::Oca(oca) = appliance.server {
             Appliance::stop(oca)?;

@@ -6,20 +6,24 @@
 use std::{
     io::{self, Write as _},
     net::{SocketAddr, TcpStream},
-    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use hdrhistogram::Histogram;
 use rustix::{
     event::epoll,
-    io::Errno,
-    net::{RecvFlags, SendFlags, recv, send},
+    net::{RecvFlags, SendFlags, send},
+};
+use rustls::ClientConfig;
+
+use super::{
+    cores, http2,
+    random::Random,
+    records::{Records, receive},
 };
 
-use super::random::Random;
-
-/// One request: a path, and a part of what is there; `None`: all of it, whose length is then given.
+/// One request: a path, and a part of what is there; `whole`: all of it, whose length is then `len`.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) path: String,
@@ -31,17 +35,31 @@ pub(crate) struct Ask {
 /// Whether bytes are what a request has to give at that offset of its body.
 pub(crate) type Check<'a> = dyn Fn(&Ask, u64, &[u8]) -> bool + 'a;
 
+/// What is spoken.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Protocol {
+    #[default]
+    Http1,
+    /// HTTP/1.1 inside of TLS 1.3.
+    Https(Arc<ClientConfig>),
+    /// HTTP/2 inside of TLS 1.3, one request at a time on each connection.
+    Http2(Arc<ClientConfig>),
+}
+
 /// What to send, and for how long.
 pub(crate) struct Load<'a> {
     pub(crate) address: SocketAddr,
+    pub(crate) protocol: Protocol,
     pub(crate) connections: usize,
     pub(crate) time: Duration,
     /// Gives the next request.
     pub(crate) next: Box<dyn FnMut(&mut Random) -> Ask + 'a>,
     /// Compares what came with what should have: request, offset in its body, bytes.
     pub(crate) verify: Option<Box<Check<'a>>>,
-    /// Also ends after so many requests.
+    /// Never asks more often; at least as many as there are connections.
     pub(crate) requests_max: u64,
+    /// The server's processes, whose CPU time is taken once all connections are open.
+    pub(crate) servers: Vec<u32>,
 }
 
 /// What came back.
@@ -49,26 +67,37 @@ pub(crate) struct Outcome {
     pub(crate) requests: u64,
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
+    pub(crate) cpu_seconds: f64,
     /// Microseconds.
     pub(crate) latency: Histogram<u64>,
 }
 
 /// Longest head of a response that is understood.
 const HEAD_MAX: usize = 2048;
-/// Most that is dropped by one call.
+/// Most that is dropped or compared by one call.
 const DROP_MAX: usize = 4 << 20;
+/// Most that is read by a call that looks for a head: little of a body is copied with it.
+const PIECE_MAX: usize = 512;
 /// A server that says nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Connection {
     stream: TcpStream,
+    speech: Speech,
     ask: Ask,
     sent_at: Instant,
+    /// The response's head, and what came with it.
     head: Vec<u8>,
     /// Bytes of the body still to come; `None` while the head is read.
     left: Option<u64>,
     /// Whether it has asked all that it will.
     done: bool,
+}
+
+enum Speech {
+    Plain,
+    Sealed(Box<Records>),
+    Http2(Box<http2::Session>),
 }
 
 impl Load<'_> {
@@ -81,26 +110,23 @@ impl Load<'_> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut connections = Vec::with_capacity(self.connections);
         for number in 0..self.connections {
-            let stream = TcpStream::connect(self.address)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            epoll::add(&poll, &stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
-            let ask = (self.next)(&mut random);
-            let head = Vec::with_capacity(HEAD_MAX);
-            connections.push(Connection { stream, ask, sent_at: Instant::now(), head, left: None, done: false });
+            let connection = Connection::open(self.address, &self.protocol, (self.next)(&mut random))?;
+            epoll::add(&poll, &connection.stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
+            connections.push(connection);
         }
         let mut outcome = Outcome {
             requests: 0,
             bytes: 0,
             seconds: 0.0,
+            cpu_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
         };
-        let mut nowhere = vec![0_u8; DROP_MAX];
-        let begun = Instant::now();
+        let mut scratch = vec![0_u8; DROP_MAX];
+        let (begun, cpu) = (Instant::now(), cores::cpu_seconds(&self.servers));
         for connection in &mut connections {
             connection.send()?;
         }
-        let mut asking = connections.len();
+        let (mut asking, mut asked) = (connections.len(), connections.len() as u64);
         let mut events = Vec::with_capacity(1024);
         while asking > 0 {
             events.clear();
@@ -113,28 +139,46 @@ impl Load<'_> {
             let ending = begun.elapsed() >= self.time;
             for event in &events {
                 let connection = &mut connections[event.data.u64() as usize];
-                if connection.done || !connection.read(&mut nowhere, self.verify.as_deref())? {
+                if connection.done || !connection.read(&mut scratch, self.verify.as_deref())? {
                     continue;
                 }
                 let micros = connection.sent_at.elapsed().as_micros() as u64;
                 outcome.latency.saturating_record(micros.max(1));
                 outcome.requests += 1;
                 outcome.bytes += connection.ask.len;
-                if ending || outcome.requests >= self.requests_max {
+                if ending || asked >= self.requests_max {
                     connection.done = true;
                     asking -= 1;
                 } else {
+                    asked += 1;
                     connection.ask = (self.next)(&mut random);
                     connection.send()?;
                 }
             }
         }
         outcome.seconds = begun.elapsed().as_secs_f64();
+        outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
         Ok(outcome)
     }
 }
 
 impl Connection {
+    fn open(address: SocketAddr, protocol: &Protocol, ask: Ask) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let speech = match protocol {
+            Protocol::Http1 => Speech::Plain,
+            Protocol::Https(offer) => Speech::Sealed(Box::new(Records::connect(&stream, offer)?)),
+            Protocol::Http2(offer) => {
+                let records = Records::connect(&stream, offer)?;
+                Speech::Http2(Box::new(http2::Session::begin(&stream, records)?))
+            }
+        };
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, speech, ask, sent_at: Instant::now(), head: Vec::new(), left: None, done: false })
+    }
+
     fn send(&mut self) -> io::Result<()> {
         let mut text = [0_u8; 512];
         let mut rest = &mut text[..];
@@ -149,62 +193,82 @@ impl Connection {
         self.head.clear();
         self.left = None;
         self.sent_at = Instant::now();
-        // A request is smaller than any socket's buffer.
-        if send(&self.stream, text, SendFlags::NOSIGNAL)? == text.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::WriteZero.into())
+        match &mut self.speech {
+            // A request is smaller than any socket's buffer.
+            Speech::Plain if send(&self.stream, text, SendFlags::NOSIGNAL)? == text.len() => Ok(()),
+            Speech::Plain => Err(io::ErrorKind::WriteZero.into()),
+            Speech::Sealed(records) => records.send(&self.stream, text),
+            Speech::Http2(session) => session.ask(&self.stream, &self.ask),
         }
     }
 
     /// Takes what has come; tells whether the response is whole.
-    fn read(&mut self, nowhere: &mut [u8], verify: Option<&Check<'_>>) -> io::Result<bool> {
+    fn read(&mut self, scratch: &mut Vec<u8>, verify: Option<&Check<'_>>) -> io::Result<bool> {
+        if let Speech::Http2(session) = &mut self.speech {
+            let (ask, stream) = (&self.ask, &self.stream);
+            let whole = session.read(stream, ask, verify);
+            return whole.map_err(|err| io::Error::other(format!("{err}: asked for {ask:?}")));
+        }
         loop {
-            let socket: BorrowedFd<'_> = self.stream.as_fd();
             let Some(left) = self.left else {
-                let mut piece = [0_u8; 512];
-                let count = match recv(socket, &mut piece[..], RecvFlags::empty()) {
-                    Err(Errno::AGAIN) => return Ok(false),
-                    count => count?.0,
-                };
-                if count == 0 {
-                    return Err(self.failed("the connection ended before the response"));
+                if !self.read_head(verify)? {
+                    return Ok(false);
                 }
-                self.head.extend_from_slice(&piece[..count]);
-                let Some(end) = self.head.windows(4).position(|four| four == b"\r\n\r\n") else {
-                    if self.head.len() >= HEAD_MAX {
-                        return Err(self.failed("the head does not end"));
-                    }
-                    continue;
-                };
-                let length = self.check_head(end)?;
-                let body = &self.head[end + 4..];
-                if verify.is_some_and(|verify| !verify(&self.ask, 0, body)) {
-                    return Err(self.failed("a byte is wrong"));
-                }
-                let left = length.checked_sub(body.len() as u64);
-                self.left = Some(left.ok_or_else(|| self.failed("more bytes than asked for"))?);
                 continue;
             };
             if left == 0 {
                 return Ok(true);
             }
-            let room = left.min(nowhere.len() as u64) as usize;
-            let flags = if verify.is_some() { RecvFlags::empty() } else { RecvFlags::TRUNC };
-            let count = match recv(socket, &mut nowhere[..room], flags) {
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(err) => return Err(err.into()),
-                // What is dropped is the second of the two.
-                Ok((kept, dropped)) => kept.max(dropped),
+            let room = left.min(DROP_MAX as u64) as usize;
+            let count = match (&mut self.speech, verify) {
+                (Speech::Sealed(records), None) => records.skip(&self.stream)?,
+                (Speech::Sealed(records), Some(_)) => {
+                    scratch.clear();
+                    records.open(&self.stream, scratch)?
+                }
+                (_, None) => {
+                    scratch.resize(DROP_MAX, 0);
+                    receive(&self.stream, &mut scratch[..room], RecvFlags::TRUNC)?
+                }
+                (_, Some(_)) => {
+                    scratch.resize(DROP_MAX, 0);
+                    receive(&self.stream, &mut scratch[..room], RecvFlags::empty())?
+                }
             };
-            if count == 0 {
-                return Err(self.failed("the connection ended in the middle of a body"));
-            }
-            if verify.is_some_and(|verify| !verify(&self.ask, self.ask.len - left, &nowhere[..count])) {
+            let Some(count) = count else { return Ok(false) };
+            if verify.is_some_and(|verify| !verify(&self.ask, self.ask.len - left, &scratch[..count])) {
                 return Err(self.failed("a byte is wrong"));
             }
-            self.left = Some(left - count as u64);
+            self.left = Some(left.checked_sub(count as u64).ok_or_else(|| self.failed("more bytes than asked for"))?);
         }
+    }
+
+    /// Reads until the head is there; tells whether it is.
+    fn read_head(&mut self, verify: Option<&Check<'_>>) -> io::Result<bool> {
+        let before = self.head.len();
+        let count = match &mut self.speech {
+            Speech::Sealed(records) => records.open(&self.stream, &mut self.head)?,
+            _ => {
+                self.head.resize(before + PIECE_MAX, 0);
+                let count = receive(&self.stream, &mut self.head[before..], RecvFlags::empty());
+                self.head.truncate(before + count.as_ref().map_or(0, |count| count.unwrap_or(0)));
+                count.map_err(|err| self.failed(&err.to_string()))?
+            }
+        };
+        if count.is_none() {
+            return Ok(false);
+        }
+        let Some(end) = self.head.windows(4).take(HEAD_MAX).position(|four| four == b"\r\n\r\n") else {
+            return if self.head.len() < HEAD_MAX { Ok(true) } else { Err(self.failed("the head does not end")) };
+        };
+        let length = self.check_head(end)?;
+        let body = &self.head[end + 4..];
+        let left = length.checked_sub(body.len() as u64).ok_or_else(|| self.failed("more bytes than asked for"))?;
+        if verify.is_some_and(|verify| !verify(&self.ask, 0, body)) {
+            return Err(self.failed("a byte is wrong"));
+        }
+        self.left = Some(left);
+        Ok(true)
     }
 
     /// The length of the body, if the head is what was asked for.

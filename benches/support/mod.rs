@@ -9,9 +9,11 @@
 pub(crate) mod appliance;
 pub(crate) mod client;
 pub(crate) mod cores;
+pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod nginx;
 pub(crate) mod random;
+pub(crate) mod records;
 pub(crate) mod report;
 pub(crate) mod responder;
 pub(crate) mod scratch;

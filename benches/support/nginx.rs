@@ -15,6 +15,8 @@ use super::{Fallible, cores};
 /// One way to set it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tuning {
+    /// `sendfile`; the next two only matter with it.
+    pub(crate) sendfile: bool,
     /// `tcp_nopush`.
     pub(crate) nopush: bool,
     /// `sendfile_max_chunk`.
@@ -25,16 +27,21 @@ pub(crate) struct Tuning {
     pub(crate) threads: bool,
     /// `access_log`.
     pub(crate) log: bool,
+    /// Further directives for all servers, as they stand in the configuration.
+    pub(crate) more: &'static str,
 }
 
 impl Tuning {
+    const PLAIN: Self =
+        Self { sendfile: true, nopush: true, chunk: "512k", sndbuf: None, threads: false, log: false, more: "" };
+
     /// What is tried for everything that is in memory.
     pub(crate) fn hot() -> Vec<Self> {
         let mut all = Vec::new();
         for nopush in [true, false] {
             for chunk in ["512k", "2m"] {
                 for sndbuf in [None, Some("256k")] {
-                    all.push(Self { nopush, chunk, sndbuf, threads: false, log: false });
+                    all.push(Self { nopush, chunk, sndbuf, ..Self::PLAIN });
                 }
             }
         }
@@ -43,22 +50,72 @@ impl Tuning {
 
     /// What is tried for what is not.
     pub(crate) fn cold() -> Vec<Self> {
-        let with = |nopush, chunk| Self { nopush, chunk, sndbuf: None, threads: true, log: false };
-        vec![with(true, "512k"), with(true, "2m"), with(false, "512k"), with(false, "2m")]
+        let with = |nopush, chunk| Self { nopush, chunk, threads: true, ..Self::PLAIN };
+        let direct = "directio 4k; output_buffers 2 1m;";
+        vec![
+            with(true, "512k"),
+            with(true, "2m"),
+            with(false, "512k"),
+            with(false, "2m"),
+            Self { sendfile: false, threads: true, more: "output_buffers 2 512k;", ..Self::PLAIN },
+            Self { sendfile: false, threads: true, more: direct, ..Self::PLAIN },
+        ]
+    }
+
+    /// What is tried inside of TLS, where bytes are read and encrypted by the worker.
+    pub(crate) fn secure() -> Vec<Self> {
+        [
+            "ssl_buffer_size 16k; output_buffers 2 32k;",
+            "ssl_buffer_size 16k; output_buffers 2 128k;",
+            "ssl_buffer_size 16k; output_buffers 1 512k;",
+            "ssl_buffer_size 64k; output_buffers 2 128k;",
+            "ssl_buffer_size 64k; output_buffers 1 512k;",
+            "ssl_buffer_size 256k; output_buffers 1 512k;",
+        ]
+        .map(|more| Self { sendfile: false, more, ..Self::PLAIN })
+        .to_vec()
+    }
+
+    /// What is tried for a cache that fills.
+    pub(crate) fn filling() -> Vec<Self> {
+        vec![
+            Self::PLAIN,
+            Self { more: "proxy_buffers 16 64k; proxy_busy_buffers_size 512k;", ..Self::PLAIN },
+            Self { threads: true, more: "aio_write on;", ..Self::PLAIN },
+            Self {
+                threads: true,
+                more: "aio_write on; proxy_buffers 16 64k; proxy_busy_buffers_size 512k;",
+                ..Self::PLAIN
+            },
+        ]
     }
 }
 
 impl fmt::Display for Tuning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nopush {}, chunk {}", if self.nopush { "on" } else { "off" }, self.chunk)?;
-        if let Some(sndbuf) = self.sndbuf {
-            write!(f, ", sndbuf {sndbuf}")?;
+        let mut parts = Vec::new();
+        if self.sendfile {
+            parts.push(format!("nopush {}, chunk {}", if self.nopush { "on" } else { "off" }, self.chunk));
         }
-        if self.threads {
-            write!(f, ", aio threads")?;
-        }
-        if self.log { write!(f, ", log on") } else { Ok(()) }
+        parts.extend(self.sndbuf.map(|sndbuf| format!("sndbuf {sndbuf}")));
+        parts.extend(self.threads.then(|| "aio threads".to_owned()));
+        parts.extend(self.more.split_terminator(';').map(|directive| directive.trim().to_owned()));
+        parts.extend(self.log.then(|| "log on".to_owned()));
+        f.write_str(&parts.join(", "))
     }
+}
+
+/// What a workload needs of it beside the tuning; `HOME` stands for its folder.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Role<'a> {
+    /// Parameters of `listen`.
+    pub(crate) listen: &'a str,
+    /// Directives of the one server.
+    pub(crate) server: &'a str,
+    /// Directives around it.
+    pub(crate) http: &'a str,
+    /// Whether it is not measured, but an origin: it then runs beside the load.
+    pub(crate) is_origin: bool,
 }
 
 /// A running nginx; ended when dropped.
@@ -74,8 +131,8 @@ impl Nginx {
         run.is_ok_and(|status| status.success())
     }
 
-    /// Serves the files below `root`. `listen` and `server` go to the listen directive and into the server block.
-    pub(crate) fn start(home: &Path, root: &Path, tuning: Tuning, (listen, server): (&str, &str)) -> Fallible<Self> {
+    /// Serves the files below `root`, or what its role says.
+    pub(crate) fn start(home: &Path, root: &Path, tuning: Tuning, role: &Role<'_>) -> Fallible<Self> {
         // It cannot tell which port it was given: one that was free a moment ago.
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let home = home.join(format!("nginx-{}", http.port()));
@@ -83,12 +140,12 @@ impl Nginx {
         let config = format!(
             "daemon off; pid {home}/pid; error_log {home}/log; worker_processes 1; worker_rlimit_nofile 16384; {user}\n\
              events {{ worker_connections 8192; }}\n\
-             http {{ {log} sendfile on; tcp_nopush {nopush}; sendfile_max_chunk {chunk}; {aio} keepalive_requests 1000000000;\n\
-             keepalive_timeout 300s; default_type video/mp4; output_buffers 2 512k;\n\
+             http {{ {log} sendfile {sendfile}; tcp_nopush {nopush}; sendfile_max_chunk {chunk}; {aio} keepalive_requests 1000000000;\n\
+             keepalive_timeout 300s; default_type video/mp4;\n\
              client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f; uwsgi_temp_path {home}/u;\n\
              scgi_temp_path {home}/s; open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;\n\
-             {http_extra}\n\
-             server {{ listen {http} backlog=4096{sndbuf} {listen}; root {root};\n{server}\n}} }}\n",
+             {more} {http}\n\
+             server {{ listen {address} backlog=4096{sndbuf} {listen}; root {root};\n{server}\n}} }}\n",
             home = home.display(),
             root = root.display(),
             log = if tuning.log {
@@ -100,11 +157,12 @@ impl Nginx {
             chunk = tuning.chunk,
             aio = if tuning.threads { "aio threads;" } else { "" },
             sndbuf = tuning.sndbuf.map(|size| format!(" sndbuf={size}")).unwrap_or_default(),
-            http_extra = if server.contains("proxy_cache") {
-                format!("proxy_cache_path {}/cache keys_zone=z:64m max_size=20g use_temp_path=off;", home.display())
-            } else {
-                String::new()
-            },
+            sendfile = if tuning.sendfile { "on" } else { "off" },
+            more = tuning.more,
+            http = role.http.replace("HOME", &home.display().to_string()),
+            address = http,
+            listen = role.listen,
+            server = role.server,
             // Its workers give up root where it is begun as root, and could not read the scratch folder.
             user = if rustix::process::geteuid().is_root() { "user root;" } else { "" },
         );
@@ -112,7 +170,8 @@ impl Nginx {
         let mut command = Command::new("nginx");
         command.arg("-c").arg(home.join("nginx.conf")).arg("-p").arg(&home);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut nginx = Self { child: cores::spawn_server(&mut command)?, http };
+        let child = if role.is_origin { command.spawn()? } else { cores::spawn_server(&mut command)? };
+        let mut nginx = Self { child, http };
         let begun = Instant::now();
         while TcpStream::connect(http).is_err() {
             if nginx.child.try_wait()?.is_some() || begun.elapsed() > Duration::from_secs(10) {
