@@ -135,7 +135,10 @@ impl Sweeper {
             if connection.closing.get().is_none()
                 && let Some(reason) = deadlines.verdict(connection, acked)
             {
-                close(&stream, connection, reason);
+                match reason {
+                    CloseReason::IdleTimeout => send_away(&stream, connection, reason),
+                    _ => close(&stream, connection, reason),
+                }
             }
             true
         });
@@ -148,7 +151,7 @@ impl Sweeper {
                 && connection.is_idle()
                 && connection.closing.get().is_none()
             {
-                close(&stream, connection, CloseReason::Drain);
+                send_away(&stream, connection, CloseReason::Drain);
             }
         }
     }
@@ -166,6 +169,15 @@ impl Sweeper {
 /// Whether a handshake goes on. Until its task has ended, that it is closed tells that it does not.
 fn goes_on(connection: &Connection) -> bool {
     connection.doing() == Doing::Handshake && connection.closing.get() != Some(CloseReason::HandshakesMax)
+}
+
+/// Ends a connection on which nothing is under way: its task finds that no more will come, and takes leave as its protocol has it.
+fn send_away(stream: &TcpStream, connection: &Connection, reason: CloseReason) {
+    connection.closing.set(Some(reason));
+    connection.metrics.closed(reason);
+    if let Err(err) = rustix::net::shutdown(stream, rustix::net::Shutdown::Read) {
+        tracing::debug!(error = %err, "connection was closed already");
+    }
 }
 
 fn close(stream: &TcpStream, connection: &Connection, reason: CloseReason) {
