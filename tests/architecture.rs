@@ -46,7 +46,7 @@ const HOMES: &[(&str, &[&str])] = &[
 /// The only files with `unsafe`, and why they need it.
 const UNSAFE: &[(&str, &str)] = &[
     ("storage/mapping.rs", "maps asset files into memory"),
-    ("sys/socket.rs", "TIOCOUTQ and RUSAGE_THREAD have no safe interface in a crate we use"),
+    ("sys/socket.rs", "TIOCOUTQ, SIOCOUTQNSD and RUSAGE_THREAD have no safe interface in a crate we use"),
     ("sys/uring.rs", "hands addresses to the kernel's ring"),
 ];
 

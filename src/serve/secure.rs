@@ -3,7 +3,7 @@
 //! handshake -> `poll_recv`: socket -> session -> plaintext; `poll_send`: plaintext -> records -> one `sendmsg` for many of them
 //!
 //! Bytes of an asset are encrypted from where they are mapped. How much is encrypted ahead of the kernel follows the client: all that
-//! `serve.tls.write_buffer` allows while the socket takes it, little while it does not. An idle connection holds nothing.
+//! `serve.tls.write_buffer` allows while the socket has room for it, one record where it has none. An idle connection holds nothing.
 
 use std::{
     future::poll_fn,
@@ -16,11 +16,13 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::{
+    Config,
     connection::Connection,
     wire::{Outgoing, Wire},
 };
 use crate::{
     net::tls::{Established, Session},
+    sys::socket,
     telemetry::metrics::SendPath,
 };
 
@@ -43,8 +45,11 @@ pub(super) struct Secure {
     /// Bytes of a body encrypted at once, and at most.
     batch: usize,
     batch_max: usize,
-    /// Bytes encrypted since the kernel last had all of them.
+    /// Bytes encrypted since the kernel last had all of them, and how many may be before it is given them.
     gathered: usize,
+    quota: usize,
+    /// Unsent bytes that the kernel takes at most; 0 where that is not known.
+    unsent_max: u64,
     finished: bool,
 }
 
@@ -60,10 +65,22 @@ pub(super) enum NoSession {
 }
 
 impl Secure {
-    pub(super) fn new(stream: Rc<TcpStream>, connection: Rc<Connection>, session: Session, batch_max: usize) -> Self {
-        let batch_max = batch_max.max(BATCH_MIN);
+    pub(super) fn new(stream: Rc<TcpStream>, connection: Rc<Connection>, session: Session, config: &Config) -> Self {
+        let batch_max = usize::try_from(config.tls.write_buffer.0).unwrap_or(usize::MAX).max(BATCH_MIN);
+        let unsent_max = config.unsent_max.0;
         let batch = BATCH_FIRST.min(batch_max);
-        Self { stream, connection, session, first: None, batch, batch_max, gathered: 0, finished: false }
+        Self {
+            stream,
+            connection,
+            session,
+            first: None,
+            batch,
+            batch_max,
+            gathered: 0,
+            quota: 0,
+            unsent_max,
+            finished: false,
+        }
     }
 
     /// Agrees with the client on a session. The sweeper sees to it that this does not take for ever.
@@ -119,8 +136,9 @@ impl Secure {
 
     /// Encrypts `parts`, and hands them to the kernel only where much has gathered; bytes taken.
     pub(super) fn poll_gather(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.gathered >= self.batch {
+        if self.gathered >= self.quota {
             ready!(self.poll_paced(cx))?;
+            self.quota = self.room(self.batch);
         }
         let taken = self.session.encrypt(parts)?;
         self.gathered += taken;
@@ -130,6 +148,18 @@ impl Secure {
             self.connection.progressed();
         }
         Poll::Ready(Ok(taken))
+    }
+
+    /// How many of `wanted` bytes the socket has room for, but at least one record: what is encrypted and does not fit is memory that a
+    /// client which takes nothing keeps.
+    fn room(&self, wanted: usize) -> usize {
+        // Not worth the question.
+        if wanted <= 2 * BATCH_MIN || self.unsent_max == 0 {
+            return wanted;
+        }
+        let unsent = socket::unsent(&*self.stream).unwrap_or(0);
+        let room = usize::try_from(self.unsent_max.saturating_sub(unsent)).unwrap_or(usize::MAX);
+        wanted.min((room / BATCH_MIN * BATCH_MIN).max(BATCH_MIN))
     }
 
     /// As `poll_drain`; how much is encrypted at once follows how that goes.
@@ -194,7 +224,7 @@ impl Wire for Secure {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, out: &Outgoing<'_>) -> Poll<io::Result<usize>> {
         ready!(self.poll_drain(cx))?;
-        let body = &out.body[..out.body.len().min(self.batch)];
+        let body = &out.body[..self.room(out.body.len().min(self.batch))];
         let taken = self.session.encrypt(&[IoSlice::new(out.head), IoSlice::new(body)])?;
         self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
         // What does not fit goes first next time.
@@ -207,7 +237,7 @@ impl Wire for Secure {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let drained = self.poll_drain(cx);
         if drained.is_ready() {
-            self.gathered = 0;
+            (self.gathered, self.quota) = (0, 0);
         }
         drained
     }

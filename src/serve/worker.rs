@@ -228,12 +228,11 @@ impl Shared {
 
     async fn serve_secure(self: Rc<Self>, stream: Rc<TcpStream>, connection: Rc<Connection>) -> io::Result<()> {
         let Some(server) = self.tls.as_ref() else { return Err(io::ErrorKind::Unsupported.into()) };
-        let write_buffer = usize::try_from(self.config.tls.write_buffer.0).unwrap_or(usize::MAX);
         connection.set_handout_max(self.config.tls.write_buffer.0);
         connection.begin(Doing::Handshake);
         self.sweeper.begin_handshake(&stream, &connection, self.handshakes_max);
         let session = Session::new(Arc::clone(server));
-        let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, write_buffer);
+        let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, &self.config);
         let shaken = wire.handshake().await;
         self.sweeper.end_handshake(&connection);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));

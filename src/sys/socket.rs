@@ -1,6 +1,6 @@
 //! What the kernel knows of a socket and no safe interface tells.
 
-#![expect(unsafe_code, reason = "the TIOCOUTQ ioctl and RUSAGE_THREAD have no safe interface")]
+#![expect(unsafe_code, reason = "the ioctls for a socket's queues and RUSAGE_THREAD have no safe interface")]
 
 use std::{
     io,
@@ -12,9 +12,23 @@ use std::{
 /// # Errors
 /// As of `ioctl(2)`.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    queued(socket, libc::TIOCOUTQ)
+}
+
+/// Bytes handed to the kernel that it has not sent yet (`SIOCOUTQNSD`).
+///
+/// # Errors
+/// As of `ioctl(2)`.
+pub fn unsent(socket: impl AsFd) -> io::Result<u64> {
+    // linux/sockios.h; libc does not name it.
+    const SIOCOUTQNSD: libc::c_ulong = 0x894b;
+    queued(socket, SIOCOUTQNSD)
+}
+
+fn queued(socket: impl AsFd, request: libc::c_ulong) -> io::Result<u64> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ writes one int, to a variable that outlives the call; the descriptor is borrowed and open.
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    // SAFETY: both requests write one int, to a variable that outlives the call; the descriptor is borrowed and open.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut bytes) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
