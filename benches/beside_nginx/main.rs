@@ -6,7 +6,7 @@
 //!     cargo bench --bench beside_nginx -- --oca=PATH --oca=PATH builds of oca beside each other, as a commit and the one before
 //!     cargo bench --bench beside_nginx -- --write               puts tables and plots into README.md and docs/
 //!
-//! Others: `--seconds=2` (each round), `--rounds=5`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
+//! Others: `--seconds=2` (each round), `--rounds=5`, `--cold-gib=12`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
 //! compared, not measured), `--test` (a short run that shows that all of it works).
 //!
 //! oca runs as it comes, with its metrics and its access log; nginx with its log off, and with the best of several configurations,
@@ -22,6 +22,8 @@
     reason = "a bench speaks on the terminal, and computes with sizes that fit"
 )]
 
+mod cold;
+mod fill;
 mod measure;
 mod plot;
 mod secure;
@@ -37,13 +39,14 @@ use std::path::Path;
 use support::{Fallible, cores, flag, is_smoke, option, report, responder, values};
 
 /// What the command line says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     smoke: bool,
     verify: bool,
     wrk: bool,
     seconds: f64,
     rounds: usize,
+    cold_gib: u64,
     binaries: Vec<std::path::PathBuf>,
     only: Vec<String>,
     /// Rows whose name holds this.
@@ -61,6 +64,7 @@ fn main() -> Fallible<()> {
         wrk: flag("wrk"),
         seconds: if smoke { 0.1 } else { option("seconds").map_or(2.0, |seconds| seconds as f64) },
         rounds: if smoke { 1 } else { option("rounds").unwrap_or(5).max(1) as usize },
+        cold_gib: option("cold-gib").unwrap_or(12).max(1),
         binaries: values("oca").into_iter().map(Into::into).collect(),
         row: values("row").pop(),
         only: values("only").iter().flat_map(|list| list.split(',')).map(str::to_owned).collect(),

@@ -43,6 +43,8 @@ pub(crate) struct Shape<'a> {
     pub(crate) next: &'a dyn Fn(&mut Random) -> Ask,
     /// The bytes that a body has to have: request, offset, where to put them.
     pub(crate) content: &'a dyn Fn(&Ask, u64, &mut [u8]),
+    /// Before each round of each server.
+    pub(crate) before: Option<&'a dyn Fn() -> Fallible<()>>,
     /// `--wrk`: a file for the same load by wrk.
     pub(crate) script: Option<PathBuf>,
 }
@@ -54,7 +56,15 @@ impl<'a> Shape<'a> {
         next: &'a dyn Fn(&mut Random) -> Ask,
         content: &'a dyn Fn(&Ask, u64, &mut [u8]),
     ) -> Self {
-        Self { protocol: Protocol::Http1, connections, requests_max: u64::MAX, next, content, script: None }
+        Self {
+            protocol: Protocol::Http1,
+            connections,
+            requests_max: u64::MAX,
+            next,
+            content,
+            before: None,
+            script: None,
+        }
     }
 }
 
@@ -103,6 +113,9 @@ impl Server {
 /// One round of one server.
 pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool) -> Fallible<Measured> {
     let ids = server.server.ids();
+    if let Some(before) = shape.before {
+        before()?;
+    }
     if let Some(script) = &shape.script {
         return by_wrk(server, script, shape.connections, seconds);
     }

@@ -15,7 +15,7 @@ use super::{
         scratch::{Scratch, content, make_assets},
     },
     table,
-    workloads::{Bench, KIB, MIB, Row, appliances, peers, settle, somewhere, stop, warm},
+    workloads::{Bench, KIB, MIB, Row, appliances, folder_source, peers, settle, somewhere, stop, warm},
 };
 
 pub(crate) fn tls(plan: &Plan) -> Fallible<Vec<Row>> {
@@ -42,7 +42,7 @@ fn run(plan: &Plan, section: &'static str, kinds: &[(u64, usize)]) -> Fallible<V
     let offer = records::offer(root, alpn)?;
     let protocol = if section == "http2" { Protocol::Http2(offer) } else { Protocol::Https(offer) };
     let tables = format!("[serve.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
-    let appliances = appliances(plan, home, "1 GiB", ("https = [\"127.0.0.1:0\"]\n", &tables))?;
+    let appliances = appliances(plan, home, "1 GiB", ("https = [\"127.0.0.1:0\"]\n", &tables), &folder_source(home))?;
     let peers = secure_peers(plan, home, section == "http2")?;
     for server in &appliances {
         warm(server.server.http(), 1, length)?;

@@ -32,6 +32,19 @@ impl Row {
         Some((throughput, oca.cpu_per_gigabyte / self.cheapest()?.cpu_per_gigabyte))
     }
 
+    /// How oca does beside what fio reads from the disk, where that was measured.
+    pub(crate) fn of_fio(&self) -> Option<f64> {
+        let fio = self.others.iter().find(|other| other.name == "fio")?;
+        Some(self.oca.last()?.gigabytes_per_second / fio.gigabytes_per_second)
+    }
+
+    /// Whether it belongs to the few that a first look needs.
+    fn is_short(&self) -> bool {
+        matches!(self.section, "hot" | "small" | "tls" | "cold")
+            && !self.workload.ends_with(" x 1")
+            && !self.workload.ends_with(" x 1000")
+    }
+
     /// The same of the last build, which is the one in question.
     pub(crate) fn ratios(&self) -> Option<(f64, f64)> {
         self.ratios_of(self.oca.last()?)
@@ -52,6 +65,9 @@ pub(crate) fn print(row: &Row) {
         let throughput = last.gigabytes_per_second / before.gigabytes_per_second;
         let cpu = last.cpu_per_gigabyte / before.cpu_per_gigabyte;
         println!("  {} beside {}: {throughput:.2} x the throughput, {cpu:.2} x the CPU time", last.name, before.name);
+    }
+    if let Some(part) = row.of_fio() {
+        println!("  oca beside fio: {part:.2} x what the disk gives");
     }
     println!();
 }
@@ -99,13 +115,18 @@ fn full(rows: &[&Row]) -> String {
 
 /// The table of ratios.
 fn short(rows: &[&Row]) -> String {
-    let mut text = String::from(
-        "| workload | oca GB/s | nginx GB/s | throughput | oca CPU-s/GB | nginx CPU-s/GB | CPU time |\n|---|---|---|---|---|---|---|\n",
-    );
+    let has_fio = rows.iter().any(|row| row.of_fio().is_some());
+    let mut text =
+        String::from("| workload | oca GB/s | nginx GB/s | throughput | oca CPU-s/GB | nginx CPU-s/GB | CPU time |");
+    text.push_str(if has_fio {
+        " of fio |\n|---|---|---|---|---|---|---|---|\n"
+    } else {
+        "\n|---|---|---|---|---|---|---|\n"
+    });
     for row in rows {
         let (Some((throughput, cpu)), Some(oca)) = (row.ratios(), row.oca.last()) else { continue };
         let (Some(fastest), Some(cheapest)) = (row.fastest(), row.cheapest()) else { continue };
-        let written = writeln!(
+        let written = write!(
             text,
             "| {} | {:.2} | {:.2} | {throughput:.2} x | {:.3} | {:.3} | {cpu:.2} x |",
             row.workload,
@@ -115,6 +136,10 @@ fn short(rows: &[&Row]) -> String {
             cheapest.cpu_per_gigabyte
         );
         debug_assert!(written.is_ok());
+        if has_fio {
+            text.push_str(&row.of_fio().map_or_else(|| "  |".to_owned(), |part| format!(" {:.0} % |", part * 100.0)));
+        }
+        text.push('\n');
     }
     text
 }
@@ -130,7 +155,7 @@ pub(crate) fn write(rows: &[Row]) -> Fallible<()> {
             format!("`{COMMAND}` on {machine}\n\n{}\n![{section}](plots/{section}.svg)\n\n{}", short(&of), full(&of));
         report::update("docs/performance.md", section, &text)?;
     }
-    let of: Vec<&Row> = rows.iter().collect();
+    let of: Vec<&Row> = rows.iter().filter(|row| row.is_short()).collect();
     if rows.iter().any(|row| row.section == "hot") {
         report::update("README.md", "figures", &format!("{}\nOn {}", short(&of), report::machine()))?;
     }

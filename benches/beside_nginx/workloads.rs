@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Plan,
+    Plan, cold, fill,
     measure::{Measured, Named, Server, Shape, best, in_turns},
     secure,
     support::{
@@ -41,8 +41,14 @@ pub(crate) struct Row {
 
 type Workload = fn(&Plan) -> Fallible<Vec<Row>>;
 
-const WORKLOADS: [(&str, Workload); 4] =
-    [("hot", hot), ("small", small), ("tls", secure::tls), ("http2", secure::http2)];
+const WORKLOADS: [(&str, Workload); 6] = [
+    ("hot", hot),
+    ("small", small),
+    ("tls", secure::tls),
+    ("http2", secure::http2),
+    ("cold", cold::cold),
+    ("fill", fill::fill),
+];
 
 /// Runs what the plan asks for, and prints each row when it is there.
 pub(crate) fn run(plan: &Plan) -> Fallible<Vec<Row>> {
@@ -60,31 +66,40 @@ pub(crate) fn run(plan: &Plan) -> Fallible<Vec<Row>> {
     Ok(rows)
 }
 
-/// Each build of oca that is to be measured, on the same files.
+/// The builds of oca that are to be measured, by name; `None`: the one that was just made.
+pub(crate) fn builds(plan: &Plan) -> Vec<(String, Option<PathBuf>)> {
+    match &plan.binaries[..] {
+        [] => vec![("oca".to_owned(), None)],
+        [one] => vec![("oca".to_owned(), Some(one.clone()))],
+        // Whole: builds of two commits differ in their folders, not in their names.
+        several => several.iter().map(|path| (path.display().to_string(), Some(path.clone()))).collect(),
+    }
+}
+
+/// Each build of oca, with a volume of its own and the same source.
 pub(crate) fn appliances(
     plan: &Plan,
     home: &Path,
     capacity: &str,
     (serve, tables): (&str, &str),
+    source: &str,
 ) -> Fallible<Vec<Named>> {
-    let binaries: Vec<Option<PathBuf>> =
-        if plan.binaries.is_empty() { vec![None] } else { plan.binaries.iter().cloned().map(Some).collect() };
     let mut made = Vec::new();
-    for (number, binary) in binaries.into_iter().enumerate() {
-        let name = match &binary {
-            // Whole: builds of two commits differ in their folders, not in their names.
-            Some(path) if plan.binaries.len() > 1 => path.display().to_string(),
-            _ => "oca".to_owned(),
-        };
+    for (number, (name, binary)) in builds(plan).into_iter().enumerate() {
         let own = home.join(format!("oca-{number}"));
         fs::create_dir_all(&own)?;
         let mut setup = Setup::new(&own, capacity);
-        setup.source = format!("file://{}", home.join("source").display());
+        source.clone_into(&mut setup.source);
         let serve = format!("workers = 1\n{serve}");
         (setup.serve, setup.tables, setup.binary, setup.pinned, setup.log) = (&serve, tables, binary, true, true);
         made.push(Named { name, server: Server::Oca(setup.start()?) });
     }
     Ok(made)
+}
+
+/// The folder `source` of `home`, as a source.
+pub(crate) fn folder_source(home: &Path) -> String {
+    format!("file://{}", home.join("source").display())
 }
 
 pub(crate) fn peers(plan: &Plan, home: &Path, tunings: &[Tuning], role: &Role<'_>) -> Fallible<Vec<Named>> {
@@ -163,7 +178,7 @@ fn hot(plan: &Plan) -> Fallible<Vec<Row>> {
     let length = if plan.smoke { 8 * MIB } else { 256 * MIB };
     let scratch = Scratch::new("beside_nginx-hot")?;
     make_assets(&scratch.path().join("source"), 1, length)?;
-    let appliances = appliances(plan, scratch.path(), "1 GiB", ("", ""))?;
+    let appliances = appliances(plan, scratch.path(), "1 GiB", ("", ""), &folder_source(scratch.path()))?;
     let peers = peers(plan, scratch.path(), &Tuning::hot(), &Role::default())?;
     let ceiling = Responder::start(&scratch.path().join("source/0.mp4"))?;
     let mut others = vec![Named { name: "ceiling".into(), server: Server::Ceiling(ceiling) }];
@@ -207,7 +222,7 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
     for (workload, count, length) in [("small assets, Zipf", many, 200 * KIB), ("mixed ranges, Zipf", few, 2 * MIB)] {
         let scratch = Scratch::new("beside_nginx-small")?;
         make_assets(&scratch.path().join("source"), count, length)?;
-        let appliances = appliances(plan, scratch.path(), "8 GiB", ("", "[catalog]\n"))?;
+        let appliances = appliances(plan, scratch.path(), "8 GiB", ("", ""), &folder_source(scratch.path()))?;
         let peers = peers(plan, scratch.path(), &Tuning::hot(), &Role::default())?;
         for server in appliances.iter().chain(&peers[..peers.len().min(1)]) {
             warm(server.server.http(), count, length)?;
