@@ -151,12 +151,14 @@ impl Catalog {
         }
     }
 
-    /// The entry for `key`, if it is fresh: what [`Lookup::Hit`] has. Takes no lock; notes the use of what it gives, and nothing else.
-    pub fn lookup_fresh(&self, key: &AssetKey) -> Option<Arc<Entry>> {
-        let now = self.clock.unix();
-        let entry = self.held(key).filter(|entry| now < entry.lifetime().fresh_until)?;
-        self.note_use(&entry, now);
-        Some(entry)
+    /// Whether an entry found before would be found again, as [`Lookup::Hit`]: neither withdrawn nor stale. Takes no lock; notes the use
+    /// of one that would.
+    pub fn use_if_fresh(&self, entry: &Arc<Entry>, now: UnixTime) -> bool {
+        let fresh = !entry.is_withdrawn() && now < entry.lifetime().fresh_until;
+        if fresh {
+            self.note_use(entry, now);
+        }
+        fresh
     }
 
     fn note_use(&self, entry: &Arc<Entry>, now: UnixTime) {

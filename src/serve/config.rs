@@ -54,6 +54,8 @@ pub struct Config {
     pub ranges_max: usize,
     /// Bytes in flight per connection in the kernel; zero leaves it to the kernel's autotuning.
     pub send_buffer: ByteCount,
+    /// Targets whose assets each worker recalls without a look into the catalog; zero turns that off.
+    pub recall_max: usize,
     /// Unsent bytes per connection beyond which no more are handed to the kernel (`TCP_NOTSENT_LOWAT`).
     pub unsent_max: ByteCount,
     /// Whether the query string is part of the asset's key.
@@ -149,6 +151,7 @@ impl Default for Config {
             retry_after: Duration::from_secs(5),
             ranges_max: 16,
             send_buffer: ByteCount(0),
+            recall_max: 4096,
             unsent_max: ByteCount(256 << 10),
             query_in_key: false,
             cors: Cors { origins: vec!["*".into()], max_age: Duration::from_secs(86_400) },

@@ -156,6 +156,11 @@ impl Connection {
         self.sent.get()
     }
 
+    /// Whether the last write found the socket's buffer full.
+    pub(super) fn is_full(&self) -> bool {
+        self.blocked.get()
+    }
+
     pub(super) fn set_blocked(&self) {
         self.blocked.set(true);
     }

@@ -4,7 +4,7 @@
 use std::{
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use http::{
@@ -17,9 +17,12 @@ use super::{
     connection::Connection,
     http1::head::{Head, Once},
 };
-use crate::telemetry::{
-    access_log::{Record, Ring, Words},
-    metrics::CacheOutcome,
+use crate::{
+    sys::clock::coarse_unix_millis,
+    telemetry::{
+        access_log::{Record, Ring, Words},
+        metrics::CacheOutcome,
+    },
 };
 
 /// An exchange under way. Dropped with the response's body, it counts and logs.
@@ -31,6 +34,8 @@ pub(super) struct Exchange {
     status: Option<StatusCode>,
     outcome: CacheOutcome,
     first_byte: Duration,
+    /// How long all of it took, where that is known before the end.
+    took: Option<Duration>,
     bytes: u64,
     /// Whether the client waits for us, rather than we for it.
     our_turn: bool,
@@ -63,6 +68,7 @@ impl Exchange {
             status: None,
             outcome: CacheOutcome::None,
             first_byte: Duration::ZERO,
+            took: None,
             bytes: 0,
             our_turn: true,
             log,
@@ -76,6 +82,12 @@ impl Exchange {
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
+    }
+
+    /// As `head`, of a response that has been handed on at the same time, and with `gone` to its end: one look at the clock for all.
+    pub(super) fn head_sent(&mut self, status: StatusCode, outcome: CacheOutcome, gone: bool) {
+        self.head(status, outcome);
+        self.took = gone.then_some(self.first_byte);
     }
 
     /// Whether the client waits for us, rather than we for it.
@@ -125,10 +137,9 @@ impl Drop for Exchange {
             }
         };
         let Some(log) = self.log.take() else { return };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let record = Record {
-            unix_millis: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            unix_millis: coarse_unix_millis(),
             client: self.connection.peer,
             words: log.words,
             protocol: match log.version {
@@ -138,7 +149,7 @@ impl Drop for Exchange {
             },
             status,
             bytes: self.bytes,
-            duration_us: micros(self.begun.elapsed()),
+            duration_us: micros(self.took.unwrap_or_else(|| self.begun.elapsed())),
             first_byte_us: micros(self.first_byte),
             outcome: self.outcome.label(),
             request_id: log.request_id,

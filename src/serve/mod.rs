@@ -51,6 +51,7 @@ use crate::{
     telemetry::{access_log::AccessLog, metrics::Metrics},
 };
 use handler::Handler;
+use hit::Recall;
 use response::Templates;
 use worker::Worker;
 
@@ -165,6 +166,7 @@ pub fn start(config: &Config, listeners: Listeners, on: &Foundation) -> io::Resu
             let (config, catalog, residency, clock) = handler_parts;
             let handler = Handler {
                 templates: Templates::new(&config),
+                recall: Recall::new(config.recall_max),
                 config: Arc::clone(&config),
                 catalog,
                 residency,

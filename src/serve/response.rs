@@ -14,10 +14,7 @@ use smallvec::SmallVec;
 
 use super::{
     Config,
-    http1::{
-        head::BadHead,
-        write::{self, field},
-    },
+    http1::{head::BadHead, write},
     request::BadRequest,
 };
 use crate::{
@@ -131,55 +128,34 @@ impl Templates {
     }
 
     /// Writes what [`Templates::asset`] would make of a hit, whole or a part, as HTTP/1.1 text, for a request without `Origin` or
-    /// one whose origin is not weighed. `None`, and nothing written, where the asset is described by something that cannot stand
-    /// in a field.
+    /// one whose origin is not weighed. `fields`: as [`Described::fields_text`] has them.
     pub(super) fn write_hit(
         &self,
         out: &mut Vec<u8>,
-        described: &Described<'_>,
-        part: Option<ByteRange>,
-    ) -> Option<StatusCode> {
-        let meta = described.meta;
-        let etag = meta.validators.etag.as_ref().map(EntityTag::as_str);
-        let (control, coding) = (meta.cache_control.as_deref(), meta.content_encoding.as_deref());
-        let content_type = described.content_type_text();
-        let can_stand = |text: &str| text.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte));
-        if ![etag, control, coding, Some(content_type)].into_iter().flatten().all(can_stand) {
-            return None;
-        }
+        fields: &[u8],
+        age: u64,
+        (part, length): (Option<ByteRange>, u64),
+    ) -> StatusCode {
         let (status, beginning) = match part {
             Some(_) => (StatusCode::PARTIAL_CONTENT, &self.hit_part),
             None => (StatusCode::OK, &self.hit_whole),
         };
         out.extend_from_slice(beginning);
-        if let Some(etag) = etag {
-            field(out, "ETag", etag.as_bytes());
-        }
-        if let Some(date) = meta.validators.last_modified {
-            field(out, "Last-Modified", httpdate::fmt_http_date(date.into()).as_bytes());
-        }
-        if let Some(control) = control {
-            field(out, "Cache-Control", control.as_bytes());
-        }
-        if let Some(age) = described.age {
-            numeric(out, "Age", age);
-        }
-        field(out, "Accept-Ranges", b"bytes");
+        out.extend_from_slice(fields);
+        out.extend_from_slice(b"Age: ");
+        write::number(out, age);
         if let Some(part) = part {
-            out.extend_from_slice(b"Content-Range: bytes ");
+            out.extend_from_slice(b"\r\nContent-Range: bytes ");
             write::number(out, part.start());
             out.push(b'-');
             write::number(out, part.end() - 1);
             out.push(b'/');
-            write::number(out, meta.length);
-            out.extend_from_slice(b"\r\n");
+            write::number(out, length);
         }
-        numeric(out, "Content-Length", part.map_or(meta.length, ByteRange::len));
-        field(out, "Content-Type", content_type.as_bytes());
-        if let Some(coding) = coding {
-            field(out, "Content-Encoding", coding.as_bytes());
-        }
-        Some(status)
+        out.extend_from_slice(b"\r\nContent-Length: ");
+        write::number(out, part.map_or(length, ByteRange::len));
+        out.extend_from_slice(b"\r\n");
+        status
     }
 
     fn head(&self, status: StatusCode, outcome: CacheOutcome, request: &HeaderMap) -> Head {
@@ -222,15 +198,6 @@ impl Templates {
         meta.validators(&mut head.headers);
         let headers = &mut head.headers;
         headers.insert(ACCEPT_RANGES, BYTES);
-        let length = match extent {
-            Extent::Whole => meta.meta.length,
-            Extent::Part(part) => {
-                headers.insert(CONTENT_RANGE, content_range(Some(*part), meta.meta.length));
-                part.len()
-            }
-            Extent::Parts { body_length, .. } => *body_length,
-        };
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         let content_type = match extent {
             Extent::Parts { boundary, .. } => {
                 HeaderValue::try_from(format!("multipart/byteranges; boundary={boundary}")).ok()
@@ -243,6 +210,17 @@ impl Templates {
         {
             headers.insert(CONTENT_ENCODING, coding);
         }
+        // What follows differs from request to request.
+        meta.age(headers);
+        let length = match extent {
+            Extent::Whole => meta.meta.length,
+            Extent::Part(part) => {
+                headers.insert(CONTENT_RANGE, content_range(Some(*part), meta.meta.length));
+                part.len()
+            }
+            Extent::Parts { body_length, .. } => *body_length,
+        };
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         head
     }
 
@@ -269,6 +247,7 @@ impl Templates {
     pub(super) fn not_modified(&self, outcome: CacheOutcome, request: &HeaderMap, meta: &Described<'_>) -> Head {
         let mut head = self.head(StatusCode::NOT_MODIFIED, outcome, request);
         meta.validators(&mut head.headers);
+        meta.age(&mut head.headers);
         head
     }
 
@@ -414,17 +393,40 @@ impl Described<'_> {
         if let Some(control) = self.meta.cache_control.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
             headers.insert(CACHE_CONTROL, control);
         }
+    }
+
+    fn age(&self, headers: &mut HeaderMap) {
         if let Some(age) = self.age {
             headers.insert(AGE, HeaderValue::from(age));
         }
     }
-}
 
-fn numeric(out: &mut Vec<u8>, name: &str, number: u64) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    write::number(out, number);
-    out.extend_from_slice(b"\r\n");
+    /// The fields of [`Templates::asset`] that stay the same for every request, as they stand on the wire; `None` where the asset is
+    /// described by something that cannot stand in a field.
+    pub(super) fn fields_text(&self) -> Option<Vec<u8>> {
+        let meta = self.meta;
+        let etag = meta.validators.etag.as_ref().map(EntityTag::as_str);
+        let (control, coding) = (meta.cache_control.as_deref(), meta.content_encoding.as_deref());
+        let content_type = self.content_type_text();
+        let can_stand = |text: &str| text.bytes().all(|byte| byte == b'\t' || (0x20..0x7f).contains(&byte));
+        if ![etag, control, coding, Some(content_type)].into_iter().flatten().all(can_stand) {
+            return None;
+        }
+        let mut out = Vec::with_capacity(256);
+        let mut field = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                write::field(&mut out, name, value.as_bytes());
+            }
+        };
+        let date = meta.validators.last_modified.map(|date| httpdate::fmt_http_date(date.into()));
+        field("ETag", etag);
+        field("Last-Modified", date.as_deref());
+        field("Cache-Control", control);
+        field("Accept-Ranges", Some("bytes"));
+        field("Content-Type", Some(content_type));
+        field("Content-Encoding", coding);
+        Some(out)
+    }
 }
 
 fn http_date(time: UnixTime) -> Option<HeaderValue> {

@@ -99,6 +99,16 @@ impl Wire for Plain {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, out: &Outgoing<'_>) -> Poll<io::Result<usize>> {
+        // Nearly always there is room, and asking for it first costs more than the one call in vain.
+        if !self.connection.is_full() {
+            match send(&self.stream, out, &self.connection.metrics) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                sent => {
+                    self.connection.add_sent(sent.as_ref().map_or(0, |sent| *sent as u64));
+                    return Poll::Ready(sent);
+                }
+            }
+        }
         loop {
             match self.stream.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,

@@ -20,6 +20,12 @@ enum Kind {
     Manual { millis: Arc<AtomicU64> },
 }
 
+/// Milliseconds since 1970 by the machine's clock, as exact as the kernel's tick: for what is read once for every response.
+pub fn coarse_unix_millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    u64::try_from(now.tv_sec.saturating_mul(1000) + now.tv_nsec / 1_000_000).unwrap_or(0)
+}
+
 impl Clock {
     /// The machine's clock.
     pub fn system() -> Self {

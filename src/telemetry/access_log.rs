@@ -64,7 +64,7 @@ const WORD_MAX: usize = 512;
 /// one for every request.
 #[derive(Clone, Debug)]
 pub struct Words {
-    text: Box<[u8]>,
+    text: Vec<u8>,
     /// Where each word ends; `None` for what was not said.
     ends: [Option<u16>; 5],
 }
@@ -73,13 +73,16 @@ impl Words {
     /// Takes down method and target, `Range`, `User-Agent` and `Referer`.
     pub fn new((method, target): (&str, &str), fields: [Option<&[u8]>; 3]) -> Self {
         let words = [Some(method.as_bytes()), Some(target.as_bytes()), fields[0], fields[1], fields[2]];
-        let cut = words.map(|word| word.map(cut));
-        let mut text = Vec::with_capacity(cut.iter().flatten().map(|word| word.len()).sum());
-        let ends = cut.map(|word| {
-            text.extend_from_slice(word?);
-            u16::try_from(text.len()).ok()
-        });
-        Self { text: text.into_boxed_slice(), ends }
+        let mut text =
+            Vec::with_capacity(words.iter().flatten().map(|word| word.len()).sum::<usize>().min(5 * WORD_MAX));
+        let mut ends = [None; 5];
+        for (end, word) in ends.iter_mut().zip(words) {
+            if let Some(word) = word {
+                text.extend_from_slice(cut(word));
+                *end = u16::try_from(text.len()).ok();
+            }
+        }
+        Self { text, ends }
     }
 
     fn word(&self, at: usize) -> Option<Cow<'_, str>> {
@@ -218,9 +221,12 @@ impl Drop for AccessLog {
 
 /// At most [`WORD_MAX`] bytes; no character of UTF-8 is cut in two.
 fn cut(word: &[u8]) -> &[u8] {
+    if word.len() <= WORD_MAX {
+        return word;
+    }
     let is_within = |at: usize| word.get(at).is_some_and(|byte| byte & 0xc0 == 0x80);
     let end = (WORD_MAX - 3..=WORD_MAX).rev().find(|at| !is_within(*at)).unwrap_or(WORD_MAX);
-    &word[..word.len().min(end)]
+    &word[..end]
 }
 
 fn open(path: &Path) -> io::Result<File> {

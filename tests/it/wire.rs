@@ -114,7 +114,9 @@ fn a_small_range_leaves_with_its_head_in_one_call() {
         .filter(|call| call.contains("send") && call.contains("TCP") || call.contains("206 Partial"))
         .collect();
     assert_eq!(sends.len(), 10, "{calls:#?}");
-    assert!(sends.iter().all(|call| call.contains(" sendmsg(") && result(call) > 4000), "{sends:#?}");
+    // Where another thread's call came between, its result stands on another line; the next response says that it was whole.
+    let is_whole = |call: &str| result(call) > 4000 || call.contains("<unfinished");
+    assert!(sends.iter().all(|call| call.contains(" sendmsg(") && is_whole(call)), "{sends:#?}");
     // One more would be asked in vain.
     let receives = calls.iter().filter(|call| call.contains(" recv") && !call.contains("resumed")).count();
     assert!(receives <= 11, "{receives} reads for 10 requests: {calls:#?}");

@@ -47,6 +47,9 @@ const READ_BYTES: usize = 16 << 10;
 /// Bytes sent to one client before the worker looks after the others.
 const TURN_BYTES: u64 = 4 << 20;
 
+/// Requests answered to one client before the worker looks after the others: who sends many ahead does not keep it.
+const TURN_REQUESTS: u64 = 64;
+
 /// What the connections of a worker write on in turn.
 #[derive(Debug)]
 pub(super) struct Desk {
@@ -130,6 +133,7 @@ impl<W: Wire> Http1<W> {
     /// # Errors
     /// The connection broke, or a response had to be cut.
     pub(super) async fn serve(mut self) -> io::Result<()> {
+        let mut answered = 0_u64;
         loop {
             let then = match poll_fn(|cx| self.poll_request(cx)).await? {
                 Step::Closed if self.input.is_empty() => {
@@ -152,6 +156,10 @@ impl<W: Wire> Http1<W> {
             if then == Then::Next && self.connection.closing.get().is_none() {
                 if !self.input.is_empty() {
                     self.connection.begin(Doing::Head);
+                }
+                answered += 1;
+                if answered.is_multiple_of(TURN_REQUESTS) {
+                    tokio::task::yield_now().await;
                 }
                 continue;
             }
@@ -235,17 +243,19 @@ impl<W: Wire> Http1<W> {
         let desk = Rc::clone(&self.desk);
         let mut out = desk.output.borrow_mut();
         out.clear();
-        let begun = Instant::now();
-        let hit = self.handler.hit_now(head, self.connection.handout_max(), &mut out)?;
+        let (begun, now) = (Instant::now(), self.handler.clock.unix());
+        let hit = self.handler.hit_now(head, self.connection.handout_max(), now, &mut out)?;
         let persists = head.persists() && !desk.draining.get();
         let log = self.handler.logged(head.version, || words_of_head(head));
-        let mut exchange = Exchange::begin_at(begun, Rc::clone(&self.connection), log);
-        exchange.head(hit.status, CacheOutcome::Hit);
+        let exchange = Exchange::begin_at(begun, Rc::clone(&self.connection), log);
         self.connection.metrics.hit_at_once();
-        self.end_head(&mut out, head.version, persists, Framing::NoBody);
+        self.end_head(&mut out, now, (head.version, persists, Framing::NoBody));
         let mut sending = Sending::new(Vec::new(), hit.chunk, Some(exchange));
         // From the desk while that goes well; what does not fit now is kept.
         let gone = sending.send_from_desk(&mut self.wire, &out, cx);
+        if let Some(exchange) = &mut sending.exchange {
+            exchange.head_sent(hit.status, CacheOutcome::Hit, gone);
+        }
         let then = match (persists, ahead) {
             (true, _) => Then::Next,
             (false, false) => Then::End,
@@ -254,8 +264,7 @@ impl<W: Wire> Http1<W> {
         Some(Step::Hit((!gone).then(|| Box::new(sending)), then))
     }
 
-    fn end_head(&self, out: &mut Vec<u8>, version: Version, persists: bool, framing: Framing) {
-        let now = self.handler.clock.unix();
+    fn end_head(&self, out: &mut Vec<u8>, now: UnixTime, (version, persists, framing): (Version, bool, Framing)) {
         let mut date = self.desk.date.borrow_mut();
         if date.0 != now {
             *date = (now, httpdate::fmt_http_date(now.into()));
@@ -314,7 +323,7 @@ impl<W: Wire> Http1<W> {
         let mut out = Vec::with_capacity(512);
         write::status_line(&mut out, response.status());
         write::fields(&mut out, response.headers());
-        self.end_head(&mut out, version, persists, framing);
+        self.end_head(&mut out, self.handler.clock.unix(), (version, persists, framing));
         self.send_body(out, response.into_body(), framing).await?;
         Ok(match (persists, mistrusted || !self.input.is_empty()) {
             (true, _) => Then::Next,
