@@ -191,6 +191,7 @@ fn read_by_fio(folder: &Path, len: u64, seconds: f64) -> Fallible<Option<Measure
         p50: percentile("50.000000")?,
         p99: percentile("99.000000")?,
         p999: percentile("99.900000")?,
-        spread: 0.0,
+        server_busy: (figure(&job["usr_cpu"])? + figure(&job["sys_cpu"])?) / 100.0,
+        ..Measured::default()
     }))
 }

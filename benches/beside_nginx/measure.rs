@@ -78,6 +78,9 @@ pub(crate) struct Measured {
     pub(crate) p50: u64,
     pub(crate) p99: u64,
     pub(crate) p999: u64,
+    /// How busy the server's core was with it, and the load's core with the load, as a part of the time.
+    pub(crate) server_busy: f64,
+    pub(crate) load_busy: f64,
     /// Between the slowest and the fastest round, as a part of the median.
     pub(crate) spread: f64,
 }
@@ -144,6 +147,8 @@ pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool
         p50: outcome.latency.value_at_quantile(0.5),
         p99: outcome.latency.value_at_quantile(0.99),
         p999: outcome.latency.value_at_quantile(0.999),
+        server_busy: outcome.cpu_seconds / outcome.seconds,
+        load_busy: outcome.load_cpu_seconds / outcome.seconds,
         spread: 0.0,
     })
 }
@@ -176,6 +181,8 @@ pub(crate) fn medians(rounds: &[Measured]) -> Measured {
         p50: median(&|round| round.p50 as f64) as u64,
         p99: median(&|round| round.p99 as f64) as u64,
         p999: median(&|round| round.p999 as f64) as u64,
+        server_busy: median(&|round| round.server_busy),
+        load_busy: median(&|round| round.load_busy),
         spread: (fastest - slowest) / rate,
     }
 }
@@ -224,6 +231,7 @@ fn by_wrk(server: &Named, script: &Path, connections: usize, seconds: f64) -> Fa
         p50: p50 as u64,
         p99: p99 as u64,
         p999: p999 as u64,
-        spread: 0.0,
+        server_busy: cpu / micros * 1e6,
+        ..Measured::default()
     })
 }

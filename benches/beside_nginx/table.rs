@@ -74,7 +74,7 @@ pub(crate) fn print(row: &Row) {
 
 fn line(of: &Measured) -> String {
     format!(
-        "{:<44} {:>7.2} GB/s {:>8.0} req/s {:>6.3} CPU-s/GB  p50 {} p99 {} p99.9 {} us  spread {:.0} %",
+        "{:<44} {:>7.2} GB/s {:>8.0} req/s {:>6.3} CPU-s/GB  p50 {} p99 {} p99.9 {} us  busy {:.0} %, load {:.0} %  spread {:.0} %",
         of.name,
         of.gigabytes_per_second,
         of.requests_per_second,
@@ -82,6 +82,8 @@ fn line(of: &Measured) -> String {
         of.p50,
         of.p99,
         of.p999,
+        of.server_busy * 100.0,
+        of.load_busy * 100.0,
         of.spread * 100.0
     )
 }
@@ -89,14 +91,14 @@ fn line(of: &Measured) -> String {
 /// The table of one section, with every server that was measured.
 fn full(rows: &[&Row]) -> String {
     let mut text = String::from(
-        "| workload | server | GB/s | requests/s | CPU-s/GB | p50 us | p99 us | p99.9 us | spread |\n|---|---|---|---|---|---|---|---|---|\n",
+        "| workload | server | GB/s | requests/s | CPU-s/GB | p50 us | p99 us | p99.9 us | busy | load busy | spread |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         for of in row.oca.iter().chain(&row.nginx).chain(&row.others) {
             // Writing to a string cannot fail.
             let written = writeln!(
                 text,
-                "| {} | {} | {:.2} | {:.0} | {:.3} | {} | {} | {} | {:.0} % |",
+                "| {} | {} | {:.2} | {:.0} | {:.3} | {} | {} | {} | {:.0} % | {:.0} % | {:.0} % |",
                 row.workload,
                 of.name,
                 of.gigabytes_per_second,
@@ -105,6 +107,8 @@ fn full(rows: &[&Row]) -> String {
                 of.p50,
                 of.p99,
                 of.p999,
+                of.server_busy * 100.0,
+                of.load_busy * 100.0,
                 of.spread * 100.0
             );
             debug_assert!(written.is_ok());
