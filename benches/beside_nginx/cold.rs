@@ -192,6 +192,7 @@ fn read_by_fio(folder: &Path, len: u64, seconds: f64) -> Fallible<Option<Measure
         p99: percentile("99.000000")?,
         p999: percentile("99.900000")?,
         server_busy: (figure(&job["usr_cpu"])? + figure(&job["sys_cpu"])?) / 100.0,
+        read_per_byte: 1.0,
         ..Measured::default()
     }))
 }

@@ -13,7 +13,8 @@
 //! found anew for each workload: the one with the highest throughput, and the one with the least CPU time, are both measured, and
 //! each ratio is against the better. Figures are medians over the rounds. Load and servers share a machine, so that only ratios of
 //! one run mean something. "busy" is the part of its core that a server used, "load busy" that of the load: where the latter is near
-//! all, the load was the limit, and CPU time per gigabyte is the figure that counts.
+//! all, the load was the limit, and CPU time per gigabyte is the figure that counts. "read/sent" is what
+//! came from the disk for each byte that was sent.
 
 #![expect(
     clippy::print_stdout,

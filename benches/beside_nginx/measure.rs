@@ -81,6 +81,8 @@ pub(crate) struct Measured {
     /// How busy the server's core was with it, and the load's core with the load, as a part of the time.
     pub(crate) server_busy: f64,
     pub(crate) load_busy: f64,
+    /// Bytes read from the disk for each one sent.
+    pub(crate) read_per_byte: f64,
     /// Between the slowest and the fastest round, as a part of the median.
     pub(crate) spread: f64,
 }
@@ -149,6 +151,7 @@ pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool
         p999: outcome.latency.value_at_quantile(0.999),
         server_busy: outcome.cpu_seconds / outcome.seconds,
         load_busy: outcome.load_cpu_seconds / outcome.seconds,
+        read_per_byte: outcome.disk_bytes as f64 / outcome.bytes as f64,
         spread: 0.0,
     })
 }
@@ -183,6 +186,7 @@ pub(crate) fn medians(rounds: &[Measured]) -> Measured {
         p999: median(&|round| round.p999 as f64) as u64,
         server_busy: median(&|round| round.server_busy),
         load_busy: median(&|round| round.load_busy),
+        read_per_byte: median(&|round| round.read_per_byte),
         spread: (fastest - slowest) / rate,
     }
 }

@@ -56,6 +56,9 @@ pub(crate) fn print(row: &Row) {
     println!("{}", row.workload);
     for measured in row.oca.iter().chain(&row.nginx).chain(&row.others) {
         println!("  {}", line(measured));
+        if measured.read_per_byte > 0.01 {
+            println!("  {:<44} {:>7.2} bytes read from the disk for each one sent", "", measured.read_per_byte);
+        }
     }
     for oca in &row.oca {
         let Some((throughput, cpu)) = row.ratios_of(oca) else { continue };
@@ -91,14 +94,14 @@ fn line(of: &Measured) -> String {
 /// The table of one section, with every server that was measured.
 fn full(rows: &[&Row]) -> String {
     let mut text = String::from(
-        "| workload | server | GB/s | requests/s | CPU-s/GB | p50 us | p99 us | p99.9 us | busy | load busy | spread |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| workload | server | GB/s | requests/s | CPU-s/GB | p50 us | p99 us | p99.9 us | busy | load busy | read/sent | spread |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in rows {
         for of in row.oca.iter().chain(&row.nginx).chain(&row.others) {
             // Writing to a string cannot fail.
             let written = writeln!(
                 text,
-                "| {} | {} | {:.2} | {:.0} | {:.3} | {} | {} | {} | {:.0} % | {:.0} % | {:.0} % |",
+                "| {} | {} | {:.2} | {:.0} | {:.3} | {} | {} | {} | {:.0} % | {:.0} % | {:.2} | {:.0} % |",
                 row.workload,
                 of.name,
                 of.gigabytes_per_second,
@@ -109,6 +112,7 @@ fn full(rows: &[&Row]) -> String {
                 of.p999,
                 of.server_busy * 100.0,
                 of.load_busy * 100.0,
+                of.read_per_byte,
                 of.spread * 100.0
             );
             debug_assert!(written.is_ok());

@@ -66,6 +66,15 @@ fn cpu_seconds_of(id: u32) -> f64 {
     ticks.max(nanos as f64 / 1e9)
 }
 
+/// Bytes that processes have had read from disks so far, what the kernel read ahead for them included.
+pub(crate) fn disk_bytes(ids: &[u32]) -> u64 {
+    let of = |id: &u32| {
+        let text = fs::read_to_string(format!("/proc/{id}/io")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse::<u64>().ok())
+    };
+    ids.iter().filter_map(of).sum()
+}
+
 /// A process and its children.
 pub(crate) fn family(id: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();

@@ -68,6 +68,8 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
+    /// What the server had read from disks meanwhile.
+    pub(crate) disk_bytes: u64,
     /// CPU time of the load itself: near `seconds`, it was the load that was measured.
     pub(crate) load_cpu_seconds: f64,
     /// Microseconds.
@@ -121,10 +123,12 @@ impl Load<'_> {
             bytes: 0,
             seconds: 0.0,
             cpu_seconds: 0.0,
+            disk_bytes: 0,
             load_cpu_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
         };
         let mut scratch = vec![0_u8; DROP_MAX];
+        let disk = cores::disk_bytes(&self.servers);
         let own = [std::process::id()];
         let (begun, cpu, own_cpu) = (Instant::now(), cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own));
         for connection in &mut connections {
@@ -162,6 +166,7 @@ impl Load<'_> {
         }
         outcome.seconds = begun.elapsed().as_secs_f64();
         outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
+        outcome.disk_bytes = cores::disk_bytes(&self.servers) - disk;
         outcome.load_cpu_seconds = cores::cpu_seconds(&own) - own_cpu;
         Ok(outcome)
     }

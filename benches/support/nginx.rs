@@ -51,7 +51,8 @@ impl Tuning {
     /// What is tried for what is not.
     pub(crate) fn cold() -> Vec<Self> {
         let with = |nopush, chunk| Self { nopush, chunk, threads: true, ..Self::PLAIN };
-        let direct = "directio 4k; output_buffers 2 1m;";
+        // With descriptors that are shared, it turns O_DIRECT off for one request's tail while another reads: "Invalid argument".
+        let direct = "directio 4k; open_file_cache off; output_buffers 2 1m;";
         vec![
             with(true, "512k"),
             with(true, "2m"),
@@ -143,8 +144,7 @@ impl Nginx {
              http {{ {log} sendfile {sendfile}; tcp_nopush {nopush}; sendfile_max_chunk {chunk}; {aio} keepalive_requests 1000000000;\n\
              keepalive_timeout 300s; default_type video/mp4;\n\
              client_body_temp_path {home}/b; proxy_temp_path {home}/p; fastcgi_temp_path {home}/f; uwsgi_temp_path {home}/u;\n\
-             scgi_temp_path {home}/s; open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;\n\
-             {more} {http}\n\
+             scgi_temp_path {home}/s; {cache} {more} {http}\n\
              server {{ listen {address} backlog=4096{sndbuf} {listen}; root {root};\n{server}\n}} }}\n",
             home = home.display(),
             root = root.display(),
@@ -158,6 +158,11 @@ impl Nginx {
             aio = if tuning.threads { "aio threads;" } else { "" },
             sndbuf = tuning.sndbuf.map(|size| format!(" sndbuf={size}")).unwrap_or_default(),
             sendfile = if tuning.sendfile { "on" } else { "off" },
+            cache = if tuning.more.contains("open_file_cache") {
+                ""
+            } else {
+                "open_file_cache max=20000 inactive=1h; open_file_cache_valid 1h;"
+            },
             more = tuning.more,
             http = role.http.replace("HOME", &home.display().to_string()),
             address = http,
