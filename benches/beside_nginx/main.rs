@@ -71,6 +71,9 @@ fn main() -> Fallible<()> {
         row: values("row").pop(),
         only: values("only").iter().flat_map(|list| list.split(',')).map(str::to_owned).collect(),
     };
+    if flag("write") && (smoke || cfg!(debug_assertions)) {
+        return Err("a short run, or one of a debug build, makes no figures to write down".into());
+    }
     cores::pin_to_load()?;
     println!("{}\n", report::machine());
     let rows = workloads::run(&plan)?;

@@ -8,7 +8,11 @@ use super::{
     workloads::Row,
 };
 
-const COMMAND: &str = "cargo bench --bench beside_nginx -- --write";
+/// How to make the figures again. Where another build lies is of no use to anybody else.
+fn command() -> String {
+    let options = std::env::args().skip(1).filter(|option| option != "--bench" && !option.starts_with("--oca="));
+    format!("cargo bench --bench beside_nginx -- {}", options.collect::<Vec<_>>().join(" "))
+}
 
 /// A size as people say it.
 pub(crate) fn size(bytes: u64) -> String {
@@ -159,8 +163,12 @@ pub(crate) fn write(rows: &[Row]) -> Fallible<()> {
     for section in sections {
         let of: Vec<&Row> = rows.iter().filter(|row| row.section == section).collect();
         let machine = report::machine();
-        let text =
-            format!("`{COMMAND}` on {machine}\n\n{}\n![{section}](plots/{section}.svg)\n\n{}", short(&of), full(&of));
+        let text = format!(
+            "`{}` on {machine}\n\n{}\n![{section}](plots/{section}.svg)\n\n{}",
+            command(),
+            short(&of),
+            full(&of)
+        );
         report::update("docs/performance.md", section, &text)?;
     }
     let of: Vec<&Row> = rows.iter().filter(|row| row.is_short()).collect();
