@@ -53,6 +53,8 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("retry_after", &mut into.retry_after);
     section.read("ranges_max", &mut into.ranges_max);
     section.read("send_buffer", &mut into.send_buffer);
+    section.read("near_rtt", &mut into.near_rtt);
+    section.read("near_send_buffer", &mut into.near_send_buffer);
     section.read("recall_max", &mut into.recall_max);
     section.read("unsent_max", &mut into.unsent_max);
     section.read("query_in_key", &mut into.query_in_key);

@@ -56,6 +56,10 @@ pub struct Config {
     pub send_buffer: ByteCount,
     /// Targets whose assets each worker recalls without a look into the catalog; zero turns that off.
     pub recall_max: usize,
+    /// Round trip up to which a client counts as near; zero: none does.
+    pub near_rtt: Duration,
+    /// Bytes in flight per connection in the kernel for near clients, where `send_buffer` leaves it to autotuning; zero: autotuning too.
+    pub near_send_buffer: ByteCount,
     /// Unsent bytes per connection beyond which no more are handed to the kernel (`TCP_NOTSENT_LOWAT`).
     pub unsent_max: ByteCount,
     /// Whether the query string is part of the asset's key.
@@ -151,6 +155,8 @@ impl Default for Config {
             retry_after: Duration::from_secs(5),
             ranges_max: 16,
             send_buffer: ByteCount(0),
+            near_rtt: Duration::from_millis(1),
+            near_send_buffer: ByteCount(256 << 10),
             recall_max: 4096,
             unsent_max: ByteCount(256 << 10),
             query_in_key: false,

@@ -290,17 +290,22 @@ impl Drop for Counted {
 }
 
 fn tune(stream: &TcpStream, config: &Config) -> io::Result<()> {
-    let socket = socket2::SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
+    let tuned = socket2::SockRef::from(stream);
+    tuned.set_tcp_nodelay(true)?;
     if config.unsent_max.0 > 0 {
-        socket.set_tcp_notsent_lowat(u32::try_from(config.unsent_max.0).unwrap_or(u32::MAX))?;
+        tuned.set_tcp_notsent_lowat(u32::try_from(config.unsent_max.0).unwrap_or(u32::MAX))?;
     }
-    if config.send_buffer.0 > 0 {
-        socket.set_send_buffer_size(usize::try_from(config.send_buffer.0).unwrap_or(usize::MAX))?;
+    let send_buffer = match config.send_buffer.0 {
+        // The round trip of the handshake: who is near needs no megabytes in flight, and the kernel would take them.
+        0 if !config.near_rtt.is_zero() && socket::round_trip(stream)? <= config.near_rtt => config.near_send_buffer.0,
+        bytes => bytes,
+    };
+    if send_buffer > 0 {
+        tuned.set_send_buffer_size(usize::try_from(send_buffer).unwrap_or(usize::MAX))?;
     }
     // A client whose host has vanished acknowledges nothing: as good as stalled. The kernel, which cannot say why, waits longer
     // than the sweeper, which counts it.
-    socket.set_tcp_user_timeout(Some(config.stall_timeout + USER_TIMEOUT_MARGIN))
+    tuned.set_tcp_user_timeout(Some(config.stall_timeout + USER_TIMEOUT_MARGIN))
 }
 
 /// Tells a client that there are too many, and waits a moment for it to read that: closing at once would reset the connection
@@ -351,5 +356,33 @@ fn outcome(shaken: &Result<Established, NoSession>, closing: Option<CloseReason>
         // Who hangs up in the middle is gone rather than wrong.
         Err(NoSession::Failed(err)) if err.kind() == io::ErrorKind::ConnectionReset => Handshake::Left,
         Err(NoSession::Failed(_)) => Handshake::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asset::ByteCount;
+
+    async fn tuned_by(config: &Config) -> usize {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.expect("accepted");
+        tune(&stream, config).expect("tuned");
+        drop(client);
+        socket2::SockRef::from(&stream).send_buffer_size().expect("known")
+    }
+
+    #[tokio::test]
+    async fn only_near_clients_have_a_bound_of_their_own_in_flight() {
+        // The kernel doubles what it is asked for (socket(7)).
+        let near =
+            Config { near_rtt: Duration::from_secs(10), near_send_buffer: ByteCount(100_000), ..Config::default() };
+        assert_eq!(tuned_by(&near).await, 200_000);
+        let distant = Config { near_rtt: Duration::ZERO, ..near.clone() };
+        assert_ne!(tuned_by(&distant).await, 200_000, "the kernel decides");
+        let bound = Config { send_buffer: ByteCount(50_000), ..near };
+        assert_eq!(tuned_by(&bound).await, 100_000, "what is set for all is set for the near too");
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd},
+    time::Duration,
 };
 
 /// Bytes handed to the kernel that the peer has not acknowledged yet (`SIOCOUTQ`, `tcp(7)`).
@@ -33,6 +34,26 @@ fn queued(socket: impl AsFd, request: libc::c_ulong) -> io::Result<u64> {
         return Err(io::Error::last_os_error());
     }
     Ok(u64::from(bytes.cast_unsigned()))
+}
+
+/// The connection's round trip as the kernel has measured it, at first from the handshake (`TCP_INFO`, `tcp(7)`).
+///
+/// # Errors
+/// As of `getsockopt(2)`.
+pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut size = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).map_err(io::Error::other)?;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `size` bytes of the structure that it is given; the descriptor is borrowed and open.
+    let result = unsafe {
+        libc::getsockopt(descriptor, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut size)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was zeroed above, and every bit pattern is a valid value of its integers.
+    let info = unsafe { info.assume_init() };
+    Ok(Duration::from_micros(info.tcpi_rtt.into()))
 }
 
 /// What the calling thread had to wait for the disk for, instead of somebody else.
