@@ -192,7 +192,7 @@ impl ColdSlice {
         self.mapping.is_cached(&self.range, trust)
     }
 
-    /// `MADV_POPULATE_READ` on the calling thread.
+    /// `MADV_POPULATE_READ` on the calling thread, after advice that keeps the kernel from reading far around it.
     ///
     /// # Errors
     /// `EFAULT` or `EIO` where the disk could not deliver a page; no signal is raised.
@@ -203,6 +203,9 @@ impl ColdSlice {
         let base = self.mapping.map.as_ptr();
         // SAFETY: `start` is at most the mapping's length.
         let address = unsafe { base.add(start) };
+        // What becomes of advice is of no interest: populating tells.
+        // SAFETY: the range lies inside the mapping and begins at a page; this advice only reads the file.
+        unsafe { libc::madvise(address.cast_mut().cast(), self.range.end - start, libc::MADV_WILLNEED) };
         // SAFETY: the range lies inside the mapping and begins at a page; populating only reads the file.
         let result = unsafe { libc::madvise(address.cast_mut().cast(), self.range.end - start, MADV_POPULATE_READ) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -299,5 +302,33 @@ mod tests {
         assert!(!mapping.looks[3].is_good(1100, 500), "but not of the whole, which is not asked again so soon");
         assert!(mapping.was_cached(&tail, 1500, 500));
         assert!(mapping.looks[3].is_good(1500, 500));
+    }
+
+    #[test]
+    fn a_cold_slice_is_read_without_its_neighbours() {
+        const PIECE: usize = 64 << 10;
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let mapping = Arc::new(mapped(dir.path()));
+        let slice = |at: usize| ColdSlice { mapping: Arc::clone(&mapping), range: at * PIECE..(at + 1) * PIECE };
+        forget(&mapping);
+        if mapping.is_in_memory(&(0..PIECE)) {
+            eprintln!("SKIPPED: pages cannot be dropped here");
+            return;
+        }
+        slice(10).populate().expect("read");
+        if let Ok(ring) = crate::sys::uring::Ring::new(8) {
+            let read = ring.populate_read(slice(20).into_populating()).expect("submitted").blocking_recv();
+            read.expect("completed").1.expect("read");
+        } else {
+            slice(20).populate().expect("read");
+        }
+        for at in [10, 20] {
+            let there = [at - 1, at, at + 1].map(|at| mapping.is_in_memory(&slice(at).range));
+            assert_eq!(
+                there,
+                [false, true, false],
+                "piece {at}: a fault reads as far around itself as the device's read-ahead goes"
+            );
+        }
     }
 }

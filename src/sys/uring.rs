@@ -17,7 +17,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, Probe, opcode, squeue};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -25,6 +25,8 @@ use tokio::sync::oneshot;
 const MADV_POPULATE_READ: i32 = 22;
 /// User data of the entry that ends the completion thread; no allocation has this address.
 const STOP: u64 = 0;
+/// User data of advice, whose outcome is of no interest; no allocation has this address either.
+const ADVICE: u64 = 1;
 
 /// A ring and the thread that waits on it.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ struct Shared {
     submission: Mutex<()>,
     stopped: AtomicBool,
     page_bytes: usize,
+    /// How advice is submitted: what it is for follows it whatever becomes of it.
+    advice: squeue::Flags,
 }
 
 impl std::fmt::Debug for Shared {
@@ -80,11 +84,17 @@ impl Ring {
         if !probe.is_supported(opcode::Madvise::CODE) {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring has no IORING_OP_MADVISE"));
         }
+        let mut advice = squeue::Flags::IO_HARDLINK;
+        // Where the kernel can spare our thread the news of it (Linux 5.17).
+        if ring.params().is_feature_skip_cqe_on_success() {
+            advice |= squeue::Flags::SKIP_SUCCESS;
+        }
         let shared = Arc::new(Shared {
             ring,
             submission: Mutex::new(()),
             stopped: AtomicBool::new(false),
             page_bytes: rustix::param::page_size(),
+            advice,
         });
         let waiter = std::thread::Builder::new().name("oca-uring".into()).spawn({
             let shared = Arc::clone(&shared);
@@ -109,8 +119,11 @@ impl Ring {
         let (done, outcome) = oneshot::channel();
         let pending: Box<Box<dyn Completion>> = Box::new(Box::new(Pending { done, keep }));
         let user_data = Box::into_raw(pending).expose_provenance() as u64;
-        let entry = opcode::Madvise::new(start.cast(), len, MADV_POPULATE_READ).build().user_data(user_data);
-        if let Err(err) = self.shared.submit(&entry) {
+        // A fault reads around itself as far as the device's read-ahead goes, which is megabytes where it is set for throughput: 65
+        // bytes for each one wanted were seen. Advice reads what it names; populating then waits for that.
+        let advice = opcode::Madvise::new(start.cast(), len, libc::MADV_WILLNEED).build().user_data(ADVICE);
+        let populate = opcode::Madvise::new(start.cast(), len, MADV_POPULATE_READ).build().user_data(user_data);
+        if let Err(err) = self.shared.submit(&[advice.flags(self.shared.advice), populate]) {
             // SAFETY: the entry was not taken, so the pointer made above is still ours alone.
             drop(unsafe { reclaim(user_data) });
             return Err(err);
@@ -129,15 +142,17 @@ unsafe fn reclaim(user_data: u64) -> Box<Box<dyn Completion>> {
 }
 
 impl Shared {
-    fn submit(&self, entry: &io_uring::squeue::Entry) -> io::Result<()> {
+    /// Submits all of `entries` or none.
+    fn submit(&self, entries: &[squeue::Entry]) -> io::Result<()> {
         let _one_producer = self.submission.lock();
         {
             // JUSTIFICATION: one lock and one enter per cold window, instead of a hop to the ring's own thread.
             // SAFETY: `submission` is held, and nobody else makes a submission queue, so this is the only one.
             let mut queue = unsafe { self.ring.submission_shared() };
-            // SAFETY: what the entry points to is a mapping kept alive by the `Pending` behind its user data, which is
-            // reclaimed only after the completion (or here below, when the entry was not taken).
-            unsafe { queue.push(entry) }.map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
+            // SAFETY: what the entries point to is a mapping kept alive by the `Pending` behind the last one's user data, which is
+            // reclaimed only after that one's completion (or here below, when they were not taken), and those before it are
+            // linked: they end first.
+            unsafe { queue.push_multiple(entries) }.map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
         }
         // An interrupted or refused enter leaves the entry in the queue; the kernel takes it with the next one. Only what this
         // process could never repair is left, and there the entry has to stay alive too: so the result is no failure of ours.
@@ -167,10 +182,10 @@ impl Shared {
             // SAFETY: only this thread ever makes a completion queue, and only one at a time.
             let completions = unsafe { self.ring.completion_shared() };
             for completion in completions {
-                if completion.user_data() == STOP {
+                if matches!(completion.user_data(), STOP | ADVICE) {
                     continue;
                 }
-                // SAFETY: user data other than STOP comes from `populate_read`, and each completion is seen once.
+                // SAFETY: user data other than these comes from `populate_read`, and each completion is seen once.
                 let pending = unsafe { reclaim(completion.user_data()) };
                 let result = completion.result();
                 pending.complete(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
@@ -182,7 +197,7 @@ impl Shared {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::Release);
-        let woken = self.shared.submit(&opcode::Nop::new().build().user_data(STOP));
+        let woken = self.shared.submit(&[opcode::Nop::new().build().user_data(STOP)]);
         if let (Ok(()), Some(waiter)) = (woken, self.waiter.take())
             && waiter.join().is_err()
         {
