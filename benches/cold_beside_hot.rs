@@ -1,7 +1,8 @@
 //! Do cold reads stall hot ones? Latency of hot requests alone, and beside clients that read a working set from the disk.
 //!
 //! One worker serves both, so that a stall of the worker would show in full. `cargo bench --bench cold_beside_hot`; options:
-//! `--gib=12` (working set), `--seconds=20` (each phase), `--cold=8` (cold clients), `--test` (a short run on 64 MiB).
+//! `--gib=12` (working set), `--seconds=20` (each phase), `--cold=8` (cold clients), `--write` (puts the table into
+//! docs/performance.md), `--test` (a short run on 64 MiB).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
 
@@ -25,7 +26,7 @@ use hdrhistogram::Histogram;
 use support::{
     appliance::{Appliance, Setup},
     client::Client,
-    is_smoke, option,
+    flag, is_smoke, option, report,
     scratch::Scratch,
 };
 
@@ -44,6 +45,9 @@ struct Plan {
 
 fn main() -> Fallible<()> {
     let smoke = is_smoke();
+    if flag("write") && (smoke || cfg!(debug_assertions)) {
+        return Err("a short run, or one of a debug build, makes no figures to write down".into());
+    }
     let asset_bytes = if smoke { 8 * MIB } else { 64 * MIB };
     let total = if smoke { 64 * MIB } else { option("gib").unwrap_or(12) << 30 };
     let plan = Plan {
@@ -71,7 +75,11 @@ fn main() -> Fallible<()> {
     warm(appliance.http)?;
     let alone = measure(&appliance, &plan, 0)?;
     let beside = measure(&appliance, &plan, plan.cold_clients)?;
-    report(&plan, &[("hot alone", &alone), ("hot beside cold", &beside)]);
+    let text = show(&plan, &[("hot alone", &alone), ("hot beside cold", &beside)]);
+    println!("\n{text}");
+    if flag("write") {
+        report::update("docs/performance.md", "cold_beside_hot", &text)?;
+    }
     appliance.stop()?;
     Ok(())
 }
@@ -182,24 +190,24 @@ fn measure(appliance: &Appliance, plan: &Plan, cold_clients: u64) -> Fallible<Me
     })
 }
 
-fn report(plan: &Plan, rows: &[(&str, &Measured)]) {
-    println!(
-        "\n{} assets of {} MiB, one worker, {} KiB hot ranges on one connection, {} cold clients with {} KiB ranges, {} s each\n",
+/// The table, and what it is of.
+fn show(plan: &Plan, rows: &[(&str, &Measured)]) -> String {
+    let mut text = format!(
+        "{} assets of {} MiB, one worker, {} KiB hot ranges on one connection, {} cold clients with {} KiB ranges, {} s each; {}\n\n",
         plan.assets,
         plan.asset_bytes / MIB,
         HOT_RANGE >> 10,
         plan.cold_clients,
         COLD_RANGE >> 10,
-        plan.seconds
+        plan.seconds,
+        report::machine()
     );
-    println!(
-        "| | hot requests/s | p50 us | p99 us | p99.9 us | max us | cold MB/s | cold p50 us | cold p99 us | cold waits | worker major faults |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|");
+    text += "| | hot requests/s | p50 us | p99 us | p99.9 us | max us | cold MB/s | cold p50 us | cold p99 us | cold waits | worker major faults |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|\n";
     for (name, row) in rows {
         let (hot, cold) = (&row.hot, &row.cold);
-        println!(
-            "| {name} | {:.0} | {} | {} | {} | {} | {:.0} | {} | {} | {:.0} | {:.0} |",
+        text += &format!(
+            "| {name} | {:.0} | {} | {} | {} | {} | {:.0} | {} | {} | {:.0} | {:.0} |\n",
             hot.len() as f64 / row.seconds,
             hot.value_at_quantile(0.5),
             hot.value_at_quantile(0.99),
@@ -212,4 +220,5 @@ fn report(plan: &Plan, rows: &[(&str, &Measured)]) {
             row.major_faults,
         );
     }
+    text
 }
