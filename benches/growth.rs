@@ -19,10 +19,7 @@ use std::{
     io::{self, BufRead, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -35,7 +32,11 @@ use oca::{
 };
 use support::{
     appliance::{Appliance, Setup},
-    is_smoke, option,
+    flag, is_smoke,
+    load::{Ask, Load, Protocol},
+    option,
+    random::Random,
+    report,
     scratch::Scratch,
 };
 
@@ -44,8 +45,6 @@ type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
 const CAPACITY: &str = "8 GiB";
 /// Clients that ask for every asset once.
 const READERS: u64 = 4;
-/// Threads of the load, each with its share of the connections.
-const LOAD_THREADS: usize = 8;
 
 fn main() -> Fallible<()> {
     rlimit::increase_nofile_limit(u64::MAX)?;
@@ -54,13 +53,13 @@ fn main() -> Fallible<()> {
     }
     let (smoke, most) = (is_smoke(), option("assets").unwrap_or(100_000));
     let counts: Vec<u64> = if smoke { vec![10, 50] } else { [10, 1_000, 10_000, most].into() };
-    let mut report = assets(&counts)?;
-    report += &connections(if smoke { &[4, 16] } else { &[1_000, 10_000] })?;
+    let mut text = format!("{}\n\n{}", report::machine(), assets(&counts)?);
+    text += &connections(if smoke { &[4, 16] } else { &[1_000, 10_000] })?;
     let time = if smoke { Duration::from_millis(100) } else { Duration::from_secs(option("seconds").unwrap_or(3)) };
-    report += &requests(if smoke { &[1, 8] } else { &[1, 10, 100, 1_000, 10_000] }, time)?;
-    println!("{report}");
-    if std::env::args().any(|argument| argument == "--write") {
-        write_report(&report)?;
+    text += &requests(if smoke { &[1, 8] } else { &[1, 10, 100, 1_000, 10_000] }, time)?;
+    println!("{text}");
+    if flag("write") {
+        report::update("docs/performance.md", "growth", &text)?;
     }
     Ok(())
 }
@@ -109,6 +108,10 @@ fn path_of(number: u64) -> String {
     format!("/show/{:04}/segment-{number:08}.m4s", number / 1000)
 }
 
+fn length_of(number: u64) -> u64 {
+    1 + number * 37 % 4096
+}
+
 fn open_catalog(home: &Path) -> Fallible<Arc<Catalog>> {
     let volume = VolumeConfig { path: home.join("volume"), capacity: ByteCount(8 << 30) };
     let storage = storage::Config { volumes: vec![volume], ..storage::Config::default() };
@@ -124,7 +127,7 @@ fn make(home: &Path, count: u64) -> Fallible<()> {
     let content = vec![7_u8; 4096];
     let now = Clock::system().unix();
     for number in 0..count {
-        let length = 1 + number * 37 % 4096;
+        let length = length_of(number);
         let meta = Meta {
             length,
             validators: Validators {
@@ -148,7 +151,7 @@ fn make(home: &Path, count: u64) -> Fallible<()> {
 fn lookup_nanos(home: &Path, count: u64, lookups: u64) -> Fallible<f64> {
     let catalog = open_catalog(home)?;
     let keys: Vec<_> = (0..count).map(|number| AssetKey::parse(&path_of(number), None)).collect::<Result<_, _>>()?;
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let begun = Instant::now();
     for _ in 0..lookups {
         let key = &keys[usize::try_from(random.below(count))?];
@@ -244,8 +247,8 @@ fn connections(counts: &[usize]) -> Fallible<String> {
 /// Requests a second for an asset of 4 KiB, with one worker and with two.
 fn requests(counts: &[usize], time: Duration) -> Fallible<String> {
     let mut report = format!(
-        "\nGET of an asset of about 2 KiB, one request under way on each connection, {time:?} a row; {LOAD_THREADS} threads of the \
-         load share the machine with the server. CPU time is the server's.\n\n\
+        "\nGET of an asset of about 2 KiB, one request under way on each connection, {time:?} a row; the one thread of the \
+         load shares the machine with the server. CPU time is the server's.\n\n\
          | connections | 1 worker: requests/s | CPU us a request | 2 workers: requests/s | CPU us a request |\n|---|---|---|---|---|\n",
     );
     let scratch = Scratch::new("growth-requests")?;
@@ -263,37 +266,22 @@ fn requests(counts: &[usize], time: Duration) -> Fallible<String> {
     Ok(report)
 }
 
-fn load(appliance: &Appliance, count: usize, time: Duration) -> Fallible<(f64, f64)> {
-    let done = Arc::new(AtomicU64::new(0));
-    let mut shares: Vec<Vec<Keep>> = (0..LOAD_THREADS.min(count)).map(|_| Vec::new()).collect();
-    let threads = shares.len();
-    for number in 0..count {
-        shares[number % threads].push(Keep::connect(appliance.http)?);
-    }
-    let (cpu, begun) = (appliance.cpu_seconds(), Instant::now());
-    let threads: Vec<_> = shares
-        .into_iter()
-        .map(|mut share| {
-            let done = Arc::clone(&done);
-            std::thread::spawn(move || -> Fallible<()> {
-                while begun.elapsed() < time {
-                    for connection in &mut share {
-                        connection.ask("GET", &path_of(50))?;
-                    }
-                    for connection in &mut share {
-                        connection.take(true)?;
-                    }
-                    done.fetch_add(share.len() as u64, Ordering::Relaxed);
-                }
-                Ok(())
-            })
-        })
-        .collect();
-    for thread in threads {
-        thread.join().map_err(|_| "a client panicked")??;
-    }
-    let (seconds, requests) = (begun.elapsed().as_secs_f64(), done.load(Ordering::Relaxed) as f64);
-    Ok((requests / seconds, (appliance.cpu_seconds() - cpu) / requests * 1e6))
+fn load(appliance: &Appliance, connections: usize, time: Duration) -> Fallible<(f64, f64)> {
+    let ask = Ask { path: path_of(50), start: 0, len: length_of(50), whole: true };
+    let next = Box::new(move |_: &mut Random| ask.clone());
+    let mut load = Load {
+        address: appliance.http,
+        protocol: Protocol::default(),
+        connections,
+        time,
+        next,
+        verify: None,
+        requests_max: u64::MAX,
+        servers: vec![appliance.id()],
+    };
+    let outcome = load.run()?;
+    let requests = outcome.requests as f64;
+    Ok((requests / outcome.seconds, outcome.cpu_seconds / requests * 1e6))
 }
 
 /// Starts an appliance and tells in how many milliseconds it was ready.
@@ -386,25 +374,4 @@ impl Keep {
         let taken = io::copy(&mut self.0.by_ref().take(if body { length } else { 0 }), &mut io::sink())?;
         if body && taken != length { Err("cut".into()) } else { Ok(()) }
     }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
-    }
-}
-
-/// Puts the tables between their markers in docs/performance.md.
-fn write_report(report: &str) -> Fallible<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/performance.md");
-    let text = fs::read_to_string(&path)?;
-    let (before, rest) = text.split_once("<!-- begin growth").ok_or("docs/performance.md has no place for it")?;
-    let (begin, rest) = rest.split_once("-->\n").ok_or("the marker is not closed")?;
-    let (_, after) = rest.split_once("<!-- end growth -->").ok_or("the end marker is missing")?;
-    Ok(fs::write(path, format!("{before}<!-- begin growth{begin}-->\n{report}<!-- end growth -->{after}"))?)
 }
