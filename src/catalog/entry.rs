@@ -145,9 +145,9 @@ impl Entry {
         &self.key
     }
 
-    /// Hash of its key.
+    /// Hash of its key. Computed each time.
     pub fn id(&self) -> AssetId {
-        self.file.name().id
+        self.key.id()
     }
 
     /// What it is.
@@ -177,7 +177,7 @@ impl Entry {
 
     /// Number of this version on its volume.
     pub fn serial(&self) -> u64 {
-        self.file.name().serial
+        self.file.serial()
     }
 
     /// Unit in which it is filled.
@@ -485,6 +485,10 @@ impl HasFile for Entry {
     fn file(&self) -> &AssetFile {
         &self.file
     }
+
+    fn id(&self) -> AssetId {
+        self.key.id()
+    }
 }
 
 /// A reader's hold on an asset: its bytes stay readable until the lease goes, whatever the catalog decides.
@@ -522,5 +526,16 @@ impl Lease {
         if let (ReadError::Io(err), Some(catalog)) = (err, self.entry.catalog()) {
             catalog.read_failed(&self.entry, err);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_costs_one_piece_of_256_bytes() {
+        // With the two counts of its `Arc`. Beyond this, mimalloc's next size is 320: a fifth of what an asset may cost in all.
+        assert!(size_of::<Entry>() + 2 * size_of::<usize>() <= 256, "{}", size_of::<Entry>());
     }
 }

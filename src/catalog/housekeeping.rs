@@ -12,9 +12,8 @@ use std::{
 };
 
 use super::{
-    Catalog, Leaving, Shelf,
+    Catalog, Entry, Leaving, Shelf,
     persist::{Persister, Record},
-    recency::short,
     verify::Verifier,
 };
 use crate::{
@@ -256,7 +255,7 @@ impl Catalog {
     }
 
     fn remove_leftovers_of(&self, shelf: &Shelf, go_on: &dyn Fn() -> bool) -> io::Result<usize> {
-        let known = shelf.recency.lock().names();
+        let known = shelf.recency.lock().by_serial();
         let mut unknown = Vec::new();
         for folder in std::fs::read_dir(shelf.volume.root().join("assets"))? {
             let folder = folder?.path();
@@ -267,15 +266,15 @@ impl Catalog {
                 let file = file?;
                 // What is none of ours is none of our business.
                 let name = file.file_name().to_str().and_then(FileName::parse);
-                unknown.extend(name.filter(|name| known.binary_search(&short(name)).is_err()));
+                unknown.extend(name.filter(|name| !is_of(&known, name)));
             }
         }
         let Some(serial) = unknown.iter().map(|name| name.serial).max() else { return Ok(0) };
         // From here on no version takes the name of one of them.
         shelf.serial.fetch_max(serial, Ordering::Relaxed);
         // A version is in the order of eviction before its file exists: what was admitted meanwhile is known now.
-        let known = shelf.recency.lock().names();
-        unknown.retain(|name| known.binary_search(&short(name)).is_err());
+        let known = shelf.recency.lock().by_serial();
+        unknown.retain(|name| !is_of(&known, name));
         let mut removed = 0;
         for name in &unknown {
             match shelf.volume.disk().unlink(&name.path(shelf.volume.root())) {
@@ -311,4 +310,10 @@ impl Catalog {
         self.index.clear();
         self.shelves.iter().for_each(|shelf| drop(shelf.recency.lock().drain()));
     }
+}
+
+/// Whether a file is that of one of `entries`, which come in the order of serials.
+fn is_of(entries: &[(u64, Arc<Entry>)], name: &FileName) -> bool {
+    let at = entries.binary_search_by_key(&name.serial, |(serial, _)| *serial);
+    at.is_ok_and(|at| entries[at].1.id() == name.id)
 }

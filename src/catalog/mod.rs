@@ -52,9 +52,7 @@ pub use writer::{AssetWriter, WriteError};
 
 use crate::{
     asset::{AssetId, AssetKey, UnixTime},
-    storage::{
-        AssetFile, FileName, HasFile as _, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState, is_shortage,
-    },
+    storage::{AssetFile, HasFile as _, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState, is_shortage},
     sys::Clock,
     telemetry::metrics::{Metrics, VolumeMetrics},
 };
@@ -243,8 +241,7 @@ impl Catalog {
     pub fn admit(&self, key: &AssetKey, mut meta: Meta, lifetime: Lifetime) -> Result<Arc<Entry>, AdmitError> {
         let shelf = self.shelf_for(&key.id(), meta.length)?;
         let serial = shelf.serial.fetch_add(1, Ordering::Relaxed) + 1;
-        let name = FileName { id: key.id(), serial };
-        let file = AssetFile::new(Arc::clone(&shelf.volume), name, meta.length, 0);
+        let file = AssetFile::new(Arc::clone(&shelf.volume), serial, meta.length, 0);
         let blocks = Blocks::new(shelf.volume.block_size().count(meta.length), BlockState::Missing);
         let holding = Holding { blocks: Holds::Some(blocks), used: self.clock.unix() };
         self.texts.share(&mut meta);
@@ -324,7 +321,7 @@ impl Catalog {
         let freed = match why {
             // A failed volume is not written to any more, not even to unlink.
             Leaving::Lost if shelf.volume.state() == VolumeState::Failed => entry.reserved(),
-            _ => entry.file().evict().unwrap_or_else(|err| {
+            _ => entry.file().evict(entry.id()).unwrap_or_else(|err| {
                 tracing::warn!(asset = %entry.key(), error = %err, "file of an evicted asset could not be removed");
                 entry.reserved()
             }),

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     asset::{ByteCount, ByteRange, UnixTime},
-    storage::{self, AssetFile, Disk, FileName, HasFile as _, Mappings, Volume, VolumeError},
+    storage::{self, AssetFile, Disk, HasFile as _, Mappings, Volume, VolumeError},
     sys::Clock,
     telemetry::metrics::Metrics,
 };
@@ -278,8 +278,7 @@ fn entry_of(stored: Stored, volume: &Arc<Volume>, clean: bool, home: &Home) -> O
         let reserved = held.iter().filter_map(|block| size.range_of(*block, length)).map(ByteRange::len).sum();
         (Holds::Some(blocks), reserved)
     };
-    let name = FileName { id: stored.key.id(), serial: stored.serial };
-    let file = AssetFile::new(Arc::clone(volume), name, length, reserved);
+    let file = AssetFile::new(Arc::clone(volume), stored.serial, length, reserved);
     let holding = Holding { blocks, used: stored.used };
     Some(Entry::new(stored.key, stored.meta, stored.lifetime, file, (holding, home.clone())))
 }

@@ -158,7 +158,7 @@ impl Persister {
     /// Waits out a shortage of descriptors, which a folder takes to be synced, as long as there is time.
     fn sync_folder(&self, entry: &Entry, stop: bool) -> io::Result<()> {
         loop {
-            match entry.file().sync_dir() {
+            match entry.file().sync_dir(entry.id()) {
                 Err(err) if is_shortage(&err) && !stop => {
                     tracing::warn!(error = %err, "folder cannot be synced now; the catalog waits");
                     std::thread::park_timeout(FULL_PAUSE);

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use super::entry::Entry;
-use crate::{
-    asset::UnixTime,
-    storage::{FileName, HasFile as _},
-};
+use crate::asset::UnixTime;
 
 /// Least recently used first. One per volume; its bytes are counted by the volume.
 ///
@@ -26,14 +23,6 @@ struct Place {
     entry: Option<Arc<Entry>>,
     newer: u32,
     older: u32,
-}
-
-/// As much of a file's name as tells it from others of its volume: serial, which is as good as unique, and a part of the id.
-pub(super) type ShortName = (u64, u64);
-
-pub(super) fn short(name: &FileName) -> ShortName {
-    let [a, b, c, d, e, f, g, h, ..] = *name.id.as_bytes();
-    (name.serial, u64::from_le_bytes([a, b, c, d, e, f, g, h]))
 }
 
 /// No place: the end of the list, or an entry that is not in it.
@@ -113,12 +102,12 @@ impl Recency {
         used
     }
 
-    /// The files of all that is in it, sorted.
-    pub(super) fn names(&self) -> Vec<ShortName> {
+    /// All that is in it, in the order of serials.
+    pub(super) fn by_serial(&self) -> Vec<(u64, Arc<Entry>)> {
         let entries = self.places.iter().filter_map(|place| place.entry.as_ref());
-        let mut names: Vec<_> = entries.map(|entry| short(&entry.file().name())).collect();
-        names.sort_unstable();
-        names
+        let mut entries: Vec<_> = entries.map(|entry| (entry.serial(), Arc::clone(entry))).collect();
+        entries.sort_unstable_by_key(|(serial, _)| *serial);
+        entries
     }
 
     /// Takes out everything.

@@ -204,7 +204,7 @@ async fn after_a_crash_blocks_are_compared_before_they_are_served() {
     let held = open(dir.path(), 100 * BLOCK);
     let entry = held.fill("/a", 2 * BLOCK);
     assert!(held.catalog.flush(Duration::from_secs(10)));
-    let path = entry.file().name().path(dir.path());
+    let path = entry.file().path(entry.id());
     drop((held, entry));
     // The second block rots while nobody looks.
     let mut bytes = content(2 * BLOCK);
@@ -300,7 +300,7 @@ async fn a_file_that_somebody_removed_or_cut_is_never_made_anew_under_what_it_he
         let held = open(dir.path(), 100 * BLOCK);
         let entry = held.admit("/a", 3 * BLOCK);
         entry.writer(0).write_blocking(&content(3 * BLOCK)[..usize::try_from(BLOCK).expect("small")]).expect("written");
-        let path = entry.file().name().path(dir.path());
+        let path = entry.file().path(entry.id());
         assert!(held.catalog.flush(Duration::from_secs(10)));
         held.until("the record is written", || {
             if cut {

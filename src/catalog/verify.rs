@@ -70,7 +70,7 @@ impl Verifier {
         }
         match self.database.digest(entry.serial(), block) {
             Ok(Some(digest)) => {
-                let file = entry.file().open_read();
+                let file = entry.file().open_read(entry.id());
                 self.compare((&catalog, entry), (block, &digest), file, buffer);
             }
             Ok(None) => catalog.condemn(entry, block),
@@ -100,7 +100,7 @@ impl Verifier {
         let held = catalog.held(&block.key).filter(|entry| entry.serial() == block.serial);
         // Evicted since: the row is about to go too.
         let Some(entry) = held else { return Some(Duration::ZERO) };
-        let file = entry.file().open_direct();
+        let file = entry.file().open_direct(entry.id());
         let read = self.compare((&catalog, &entry), (block.number, &block.digest), file, buffer);
         self.metrics.scrubbed_bytes.add(read);
         Some(Duration::from_secs_f64(read as f64 / self.scrub_rate as f64))

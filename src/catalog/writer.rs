@@ -207,7 +207,7 @@ impl Inner {
         let file = self.entry.file();
         let opened = match self.file.take() {
             Some(opened) => opened,
-            None => file.open_write().map_err(|err| disk_failed(&self.entry, err))?,
+            None => file.open_write(self.entry.id()).map_err(|err| disk_failed(&self.entry, err))?,
         };
         if !block.reserved {
             let mut reserved = file.reserve(&opened, range);

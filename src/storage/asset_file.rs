@@ -18,14 +18,14 @@ use super::{
     mapping::Mapping,
     volume::{Space, SpaceError, Volume},
 };
-use crate::asset::ByteRange;
+use crate::asset::{AssetId, ByteRange};
 
 /// The file of one version of an asset: its place, its space, and its mapping while it is mapped.
 ///
 /// There is one for each asset held, and few of them are open at a time: what only an open file needs is made when it is opened.
 #[derive(Debug)]
 pub struct AssetFile {
-    name: FileName,
+    serial: u64,
     length: u64,
     volume: Arc<Volume>,
     slot: ArcSwapOption<Mapping>,
@@ -39,6 +39,10 @@ pub struct AssetFile {
 pub trait HasFile: Send + Sync + 'static {
     /// The file.
     fn file(&self) -> &AssetFile;
+
+    /// Hash of the asset's key: the first part of the file's name. Computed where a file is opened, which is dearer by far, instead of
+    /// held for each asset.
+    fn id(&self) -> AssetId;
 }
 
 /// The space of a file, and who shares it.
@@ -79,10 +83,10 @@ impl Drop for OpenCount {
 
 impl AssetFile {
     /// The file of a version that holds `reserved` bytes on disk already. Touches no disk.
-    pub fn new(volume: Arc<Volume>, name: FileName, length: u64, reserved: u64) -> Self {
+    pub fn new(volume: Arc<Volume>, serial: u64, length: u64, reserved: u64) -> Self {
         volume.hold(reserved);
         Self {
-            name,
+            serial,
             length,
             slot: ArcSwapOption::empty(),
             used_lately: AtomicBool::new(false),
@@ -91,9 +95,9 @@ impl AssetFile {
         }
     }
 
-    /// Its name on the volume.
-    pub fn name(&self) -> FileName {
-        self.name
+    /// Number of the version on its volume.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Bytes of the whole asset.
@@ -115,8 +119,9 @@ impl AssetFile {
         }
     }
 
-    fn path(&self) -> PathBuf {
-        self.name.path(self.volume().root())
+    /// Where it lies. `id` is its owner's, here and below.
+    pub fn path(&self, id: AssetId) -> PathBuf {
+        FileName { id, serial: self.serial }.path(self.volume().root())
     }
 
     /// Counts the space of one block and reserves it on the disk. Blocks.
@@ -138,14 +143,14 @@ impl AssetFile {
     /// # Errors
     /// As of the disk; `NotFound` when it has been evicted, or is gone although blocks of it were held; `UnexpectedEof` when
     /// somebody has cut it.
-    pub fn open_write(&self) -> io::Result<Arc<File>> {
+    pub fn open_write(&self, id: AssetId) -> io::Result<Arc<File>> {
         let mut held = self.held.lock();
         let open = held.open(&self.volume)?;
         let held = open.space.bytes();
         if let Some(file) = open.writing.upgrade() {
             return Ok(file);
         }
-        let (disk, path) = (self.volume().disk(), self.path());
+        let (disk, path) = (self.volume().disk(), self.path(id));
         let file = match disk.open_write(&path) {
             // A file that has held blocks is never made anew: what is said to be in it would read as zeros.
             Err(err) if err.kind() == io::ErrorKind::NotFound && held == 0 => disk.create(&path, self.length)?,
@@ -163,24 +168,24 @@ impl AssetFile {
     ///
     /// # Errors
     /// As of the disk.
-    pub fn open_read(&self) -> io::Result<File> {
-        self.volume().disk().open_read(&self.path())
+    pub fn open_read(&self, id: AssetId) -> io::Result<File> {
+        self.volume().disk().open_read(&self.path(id))
     }
 
     /// Opens for comparing what the disk itself has. Blocks.
     ///
     /// # Errors
     /// As of the disk.
-    pub fn open_direct(&self) -> io::Result<File> {
-        self.volume().disk().open_direct(&self.path())
+    pub fn open_direct(&self, id: AssetId) -> io::Result<File> {
+        self.volume().disk().open_direct(&self.path(id))
     }
 
     /// Makes the file's place in its directory durable. Blocks.
     ///
     /// # Errors
     /// As of `fsync(2)`.
-    pub fn sync_dir(&self) -> io::Result<()> {
-        let path = self.path();
+    pub fn sync_dir(&self, id: AssetId) -> io::Result<()> {
+        let path = self.path(id);
         let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
         let disk = self.volume().disk();
         disk.sync_dir(folder)?;
@@ -198,13 +203,17 @@ impl AssetFile {
     }
 
     /// Maps the file; once, however many ask. Blocks. The second value tells whether this call mapped it.
-    pub(super) fn map(&self, open: impl FnOnce() -> io::Result<OpenCount>) -> io::Result<(Arc<Mapping>, bool)> {
+    pub(super) fn map(
+        &self,
+        id: impl FnOnce() -> AssetId,
+        open: impl FnOnce() -> io::Result<OpenCount>,
+    ) -> io::Result<(Arc<Mapping>, bool)> {
         let mut held = self.held.lock();
         if let Some(mapping) = self.mapped() {
             return Ok((mapping, false));
         }
         let space = Arc::clone(&held.open(&self.volume)?.space);
-        let file = self.open_read()?;
+        let file = self.open_read(id())?;
         let mapping = Arc::new(Mapping::new(file, self.length, space, open()?)?);
         self.slot.store(Some(Arc::clone(&mapping)));
         self.used_lately.store(true, Ordering::Relaxed);
@@ -241,7 +250,7 @@ impl AssetFile {
     ///
     /// # Errors
     /// As of `unlink(2)`. The file is lost to us all the same; start-up removes what was left.
-    pub fn evict(&self) -> io::Result<u64> {
+    pub fn evict(&self, id: AssetId) -> io::Result<u64> {
         let held = std::mem::replace(&mut *self.held.lock(), Held::Evicted);
         let freed = match &held {
             Held::Closed(bytes) => {
@@ -253,7 +262,7 @@ impl AssetFile {
         };
         self.slot.store(None);
         drop(held);
-        match self.volume().disk().unlink(&self.path()) {
+        match self.volume().disk().unlink(&self.path(id)) {
             // Nothing of it was ever written.
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(freed),
             other => other.map(|()| freed),

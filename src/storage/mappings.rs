@@ -58,7 +58,7 @@ impl Mappings {
     /// # Errors
     /// As of `open(2)` and `mmap(2)`; [`MappingsFull`] inside an `io::Error` when every mapping is leased.
     pub fn map<T: HasFile>(&self, owner: &Arc<T>) -> io::Result<Arc<Mapping>> {
-        let (mapping, new) = owner.file().map(|| self.take_place())?;
+        let (mapping, new) = owner.file().map(|| owner.id(), || self.take_place())?;
         if new {
             let owner: Weak<T> = Arc::downgrade(owner);
             let mut clock = self.clock.lock();
