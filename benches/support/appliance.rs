@@ -24,6 +24,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) tables: &'a str,
     /// Another binary than the one that was just built.
     pub(crate) binary: Option<PathBuf>,
+    /// Added to its environment.
+    pub(crate) environment: &'a [(&'a str, &'a str)],
     /// Whether it gets a core of its own.
     pub(crate) pinned: bool,
     /// Whether it writes an access log.
@@ -46,7 +48,17 @@ impl<'a> Setup<'a> {
     /// An appliance on `home` that fills from the folder `source` in it.
     pub(crate) fn new(home: &'a Path, capacity: &'a str) -> Self {
         let source = format!("file://{}", home.join("source").display());
-        Self { home, capacity, source, serve: "", tables: "", binary: None, pinned: false, log: false }
+        Self {
+            home,
+            capacity,
+            source,
+            serve: "",
+            tables: "",
+            binary: None,
+            environment: &[],
+            pinned: false,
+            log: false,
+        }
     }
 
     /// Starts it.
@@ -71,6 +83,7 @@ impl<'a> Setup<'a> {
         let binary = self.binary.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_oca").into());
         let mut command = Command::new(binary);
         command.args(["serve", "--config"]).arg(&config).arg("--announce").arg(&announcement).stdout(Stdio::null());
+        command.envs(self.environment.iter().copied());
         let mut child = if self.pinned { cores::spawn_server(&mut command)? } else { command.spawn()? };
         let begun = Instant::now();
         while !announcement.exists() {
