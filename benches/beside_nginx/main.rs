@@ -57,7 +57,8 @@ struct Plan {
 
 fn main() -> Fallible<()> {
     if let (Some(at), Some(with)) = (values("respond-at").first(), values("respond-with").first()) {
-        return Ok(responder::respond(at.parse()?, Path::new(with))?);
+        let send_buffer = option("respond-send-buffer").map(|bytes| bytes as usize);
+        return Ok(responder::respond(at.parse()?, Path::new(with), send_buffer)?);
     }
     let smoke = is_smoke();
     let plan = Plan {

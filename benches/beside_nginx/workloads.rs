@@ -180,8 +180,11 @@ fn hot(plan: &Plan) -> Fallible<Vec<Row>> {
     make_assets(&scratch.path().join("source"), 1, length)?;
     let appliances = appliances(plan, scratch.path(), "1 GiB", ("", ""), &folder_source(scratch.path()))?;
     let peers = peers(plan, scratch.path(), &Tuning::hot(), &Role::default())?;
-    let ceiling = Responder::start(&scratch.path().join("source/0.mp4"))?;
-    let mut others = vec![Named { name: "ceiling".into(), server: Server::Ceiling(ceiling) }];
+    let mut others = Vec::new();
+    for (name, send_buffer) in [("ceiling", None), ("ceiling (sndbuf 256k)", Some(256 << 10))] {
+        let responder = Responder::start(&scratch.path().join("source/0.mp4"), send_buffer)?;
+        others.push(Named { name: name.into(), server: Server::Ceiling(responder) });
+    }
     if !peers.is_empty() && !plan.smoke {
         let tuning = Tuning { log: true, ..Tuning::hot()[0] };
         let nginx = Nginx::start(scratch.path(), &scratch.path().join("source"), tuning, &Role::default())?;

@@ -30,12 +30,13 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
-    /// Starts this very program again, to answer with parts of `file`.
-    pub(crate) fn start(file: &Path) -> Fallible<Self> {
+    /// Starts this very program again, to answer with parts of `file`. `send_buffer` bounds what is in the kernel for one connection:
+    /// with large ranges that keeps it in the processor's cache.
+    pub(crate) fn start(file: &Path, send_buffer: Option<usize>) -> Fallible<Self> {
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(format!("--respond-at={http}")).arg(format!("--respond-with={}", file.display()));
-        command.stdout(Stdio::null());
+        command.args(send_buffer.map(|bytes| format!("--respond-send-buffer={bytes}"))).stdout(Stdio::null());
         let child = cores::spawn_server(&mut command)?;
         for _ in 0..500 {
             if TcpStream::connect(http).is_ok() {
@@ -63,7 +64,7 @@ impl Drop for Responder {
 ///
 /// # Errors
 /// Whatever goes wrong ends it.
-pub(crate) fn respond(address: SocketAddr, file: &Path) -> io::Result<()> {
+pub(crate) fn respond(address: SocketAddr, file: &Path, send_buffer: Option<usize>) -> io::Result<()> {
     let file = File::open(file)?;
     let length = file.metadata()?.len();
     let listener = TcpListener::bind(address)?;
@@ -80,6 +81,9 @@ pub(crate) fn respond(address: SocketAddr, file: &Path) -> io::Result<()> {
                 let stream = listener.accept()?.0;
                 stream.set_nonblocking(true)?;
                 stream.set_nodelay(true)?;
+                if let Some(bytes) = send_buffer {
+                    rustix::net::sockopt::set_socket_send_buffer_size(&stream, bytes)?;
+                }
                 let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
                 epoll::add(&poll, &stream, epoll::EventData::new_u64(connections.len() as u64), flags)?;
                 connections.push(Some(Connection { stream, at: 0, left: 0 }));
