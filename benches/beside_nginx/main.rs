@@ -40,6 +40,22 @@ use std::path::Path;
 
 use support::{Fallible, cores, flag, is_smoke, option, report, responder, values};
 
+/// What may stand on the command line; `--bench` is put there by cargo.
+const OPTIONS: [&str; 12] = [
+    "--oca=",
+    "--only=",
+    "--row=",
+    "--seconds=",
+    "--rounds=",
+    "--cold-gib=",
+    "--wrk",
+    "--verify",
+    "--write",
+    "--test",
+    "--smoke",
+    "--bench",
+];
+
 /// What the command line says.
 #[derive(Clone, Debug)]
 struct Plan {
@@ -59,6 +75,15 @@ fn main() -> Fallible<()> {
     if let (Some(at), Some(with)) = (values("respond-at").first(), values("respond-with").first()) {
         let send_buffer = option("respond-send-buffer").map(|bytes| bytes as usize);
         return Ok(responder::respond(at.parse()?, Path::new(with), send_buffer)?);
+    }
+    if flag("help") {
+        let help = include_str!("main.rs").lines().map_while(|line| line.strip_prefix("//!"));
+        help.for_each(|line| println!("{}", line.strip_prefix(' ').unwrap_or(line)));
+        return Ok(());
+    }
+    let known = |option: &String| OPTIONS.contains(&option.split_inclusive('=').next().unwrap_or_default());
+    if let Some(option) = std::env::args().skip(1).find(|option| !known(option)) {
+        return Err(format!("{option} is no option; --help tells what is").into());
     }
     let smoke = is_smoke();
     let plan = Plan {
