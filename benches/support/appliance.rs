@@ -20,6 +20,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) capacity: &'a str,
     /// Where it fills from.
     pub(crate) source: String,
+    /// Where viewers connect to.
+    pub(crate) address: &'a str,
     pub(crate) serve: &'a str,
     pub(crate) tables: &'a str,
     /// Another binary than the one that was just built.
@@ -52,6 +54,7 @@ impl<'a> Setup<'a> {
             home,
             capacity,
             source,
+            address: "127.0.0.1",
             serve: "",
             tables: "",
             binary: None,
@@ -66,12 +69,12 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// It ends at once, or does not say where it listens.
     pub(crate) fn start(&self) -> io::Result<Appliance> {
-        let Self { home, capacity, source, serve, tables, .. } = self;
+        let Self { home, capacity, source, address, serve, tables, .. } = self;
         let (config, announcement) = (home.join("oca.toml"), home.join("announcement.json"));
         let access =
             if self.log { format!("[log.access]\npath = {:?}\n", home.join("access.log")) } else { String::new() };
         let text = format!(
-            "[serve]\nhttp = [\"127.0.0.1:0\"]\n{serve}\n[storage]\nscrub_rate = \"0 bps\"\n[[storage.volume]]\npath = {:?}\n\
+            "[serve]\nhttp = [\"{address}:0\"]\n{serve}\n[storage]\nscrub_rate = \"0 bps\"\n[[storage.volume]]\npath = {:?}\n\
              capacity = \"{capacity}\"\n[[fill.source]]\nkind = \"origin\"\nurl = \"{source}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [log]\nfilter = \"warn\"\n{access}{tables}",
             home.join("volume"),

@@ -10,6 +10,7 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: TcpStream,
+    nowhere: Vec<u8>,
 }
 
 impl Client {
@@ -18,11 +19,21 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        Ok(Self { stream })
+        Ok(Self { stream, nowhere: vec![0; 1 << 16] })
     }
 
     /// Asks for a range, or for everything, and takes the response; gives the body's length.
     pub(crate) fn fetch(&mut self, path: &str, range: Option<(u64, u64)>) -> io::Result<u64> {
+        let length = self.ask(path, range)?;
+        let mut left = length;
+        while left > 0 {
+            left -= self.take(left)?;
+        }
+        Ok(length)
+    }
+
+    /// Asks for a range, or for everything; gives the length of the body, which is yet to be taken.
+    pub(crate) fn ask(&mut self, path: &str, range: Option<(u64, u64)>) -> io::Result<u64> {
         let range = range.map(|(start, end)| format!("Range: bytes={start}-{}\r\n", end - 1)).unwrap_or_default();
         self.stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: bench\r\n{range}\r\n").as_bytes())?;
         let mut head = Vec::with_capacity(2048);
@@ -48,17 +59,16 @@ impl Client {
             return Err(io::Error::other(text.lines().next().unwrap_or_default().to_owned()));
         }
         let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.trim().parse().ok());
-        let length: u64 = length.ok_or(io::ErrorKind::InvalidData)?;
-        let mut left = length;
-        let mut nowhere = vec![0_u8; 1 << 16];
-        while left > 0 {
-            let room = usize::try_from(left).unwrap_or(usize::MAX).min(nowhere.len());
-            let (_, dropped) = rustix::net::recv(&self.stream, &mut nowhere[..room], rustix::net::RecvFlags::TRUNC)?;
-            if dropped == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            left = left.saturating_sub(dropped as u64);
+        length.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Takes the next bytes of a body of which there are `left`; gives how many.
+    pub(crate) fn take(&mut self, left: u64) -> io::Result<u64> {
+        let room = usize::try_from(left).unwrap_or(usize::MAX).min(self.nowhere.len());
+        let (_, dropped) = rustix::net::recv(&self.stream, &mut self.nowhere[..room], rustix::net::RecvFlags::TRUNC)?;
+        if dropped == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(length)
+        Ok(dropped as u64)
     }
 }

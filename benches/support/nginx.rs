@@ -32,7 +32,8 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    const PLAIN: Self =
+    /// As its guides have it for large files.
+    pub(crate) const PLAIN: Self =
         Self { sendfile: true, nopush: true, chunk: "512k", sndbuf: None, threads: false, log: false, more: "" };
 
     /// What is tried for everything that is in memory.
@@ -109,13 +110,15 @@ impl fmt::Display for Tuning {
 /// What a workload needs of it beside the tuning; `HOME` stands for its folder.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Role<'a> {
+    /// Where it listens, if not on the loopback.
+    pub(crate) address: Option<&'a str>,
     /// Parameters of `listen`.
     pub(crate) listen: &'a str,
     /// Directives of the one server.
     pub(crate) server: &'a str,
     /// Directives around it.
     pub(crate) http: &'a str,
-    /// Whether it is not measured, but an origin: it then runs beside the load.
+    /// Whether it is not what a core of its own is measured for, as an origin: it then runs wherever there is time.
     pub(crate) is_origin: bool,
 }
 
@@ -135,7 +138,7 @@ impl Nginx {
     /// Serves the files below `root`, or what its role says.
     pub(crate) fn start(home: &Path, root: &Path, tuning: Tuning, role: &Role<'_>) -> Fallible<Self> {
         // It cannot tell which port it was given: one that was free a moment ago.
-        let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let http = TcpListener::bind((role.address.unwrap_or("127.0.0.1"), 0))?.local_addr()?;
         let home = home.join(format!("nginx-{}", http.port()));
         fs::create_dir_all(&home)?;
         let config = format!(
