@@ -329,11 +329,18 @@ fn fit_to_machine(config: &mut Config, reading: &Reading, machine: Machine) {
     if needed(serve.connections_max, storage.mappings_max) <= limit {
         return;
     }
-    if set_mappings.is_none() {
-        storage.mappings_max = limit.saturating_sub(needed(serve.connections_max, 0)).max(MAPPINGS_LEAST);
-    }
-    if set_connections.is_none() {
-        serve.connections_max = limit.saturating_sub(needed(0, storage.mappings_max)).max(CONNECTIONS_LEAST);
+    let left = limit.saturating_sub(serve.descriptors_reserved);
+    let share = |of: usize, other: usize| left.saturating_mul(of) / of.saturating_add(other).max(1);
+    match (&set_connections, &set_mappings) {
+        // Both give way alike.
+        (None, None) => {
+            let (connections, mappings) = (serve.connections_max, storage.mappings_max);
+            serve.connections_max = share(connections, mappings).max(CONNECTIONS_LEAST);
+            storage.mappings_max = share(mappings, connections).max(MAPPINGS_LEAST);
+        }
+        (Some(_), None) => storage.mappings_max = left.saturating_sub(serve.connections_max).max(MAPPINGS_LEAST),
+        (None, Some(_)) => serve.connections_max = left.saturating_sub(storage.mappings_max).max(CONNECTIONS_LEAST),
+        (Some(_), Some(_)) => {}
     }
     let needed = serve.connections_max.saturating_add(storage.mappings_max).saturating_add(serve.descriptors_reserved);
     if needed > limit {

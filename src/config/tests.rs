@@ -142,6 +142,15 @@ fn limits_that_need_the_same_descriptors_are_compared() {
     let config = Config::parse("oca.toml", &smallest("", ""), tight).expect("defaults give way");
     let (serve, storage) = (&config.serve, &config.storage);
     assert!(serve.connections_max + storage.mappings_max + serve.descriptors_reserved <= 2_000, "{config:?}");
+    let (left, defaults) = (2_000 - serve.descriptors_reserved, Config::default());
+    let all = defaults.serve.connections_max + defaults.storage.mappings_max;
+    assert_eq!(serve.connections_max, left * defaults.serve.connections_max / all, "both give way alike");
+    assert_eq!(storage.mappings_max, left * defaults.storage.mappings_max / all);
+    let config = Config::parse("oca.toml", &smallest("connections_max = 900", ""), tight).expect("mappings give way");
+    assert_eq!((config.serve.connections_max, config.storage.mappings_max), (900, left - 900));
+    let config =
+        Config::parse("oca.toml", &smallest("", "[storage]\nmappings_max = 900"), tight).expect("connections give way");
+    assert_eq!((config.serve.connections_max, config.storage.mappings_max), (left - 900, 900));
     let shown = Config::parse("oca.toml", &smallest("connections_max = 1900", ""), tight)
         .expect_err("what is set is not changed");
     assert!(shown.to_string().contains("file descriptors"), "{shown}");

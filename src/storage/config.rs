@@ -62,7 +62,7 @@ impl Default for Config {
         Self {
             block_size: BlockSize::DEFAULT,
             volumes: Vec::new(),
-            mappings_max: 8192,
+            mappings_max: 32_768,
             window: ByteCount(2 << 20),
             engine: EngineChoice::Auto,
             cold_reads_max: 128,
