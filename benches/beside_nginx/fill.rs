@@ -62,7 +62,7 @@ pub(crate) fn fill(plan: &Plan) -> Fallible<Vec<Row>> {
     shape.requests_max = if plan.smoke { FILMS } else { FILMS * PARTS };
     shape.before = Some(&before);
     let plan = Plan { seconds: 600.0, ..plan.clone() };
-    let bench = Bench { plan: &plan, section: "fill", appliances: &appliances, peers: &peers, others: &[] };
+    let bench = Bench { plan: &plan, section: "fill", appliances: &appliances, peers: &peers, others: &[], held: None };
     let row = bench.row("miss, 1 MiB x 64", &shape)?;
     stop(appliances)?;
     Ok(vec![row])

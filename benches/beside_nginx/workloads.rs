@@ -153,11 +153,19 @@ pub(crate) struct Bench<'a> {
     pub(crate) appliances: &'a [Named],
     pub(crate) peers: &'a [Named],
     pub(crate) others: &'a [Named],
+    /// How many assets of which length each server is asked for once before the rounds, where all should come from memory: kernels
+    /// that reclaim ahead of need (DAMON) take what nobody has used for some seconds, as while the peers are tried.
+    pub(crate) held: Option<(u64, u64)>,
 }
 
 impl Bench<'_> {
     pub(crate) fn row(&self, workload: &str, shape: &Shape<'_>) -> Fallible<Row> {
         let best = best(self.peers, shape, self.plan)?;
+        if let Some((count, length)) = self.held {
+            for server in self.appliances.iter().chain(best.iter().copied()) {
+                warm(server.server.http(), count, length)?;
+            }
+        }
         let all: Vec<&Named> = self.appliances.iter().chain(best.iter().copied()).chain(self.others).collect();
         let mut measured = in_turns(&all, shape, self.plan)?;
         let others = measured.split_off(self.appliances.len() + best.len());
@@ -194,7 +202,7 @@ fn hot(plan: &Plan) -> Fallible<Vec<Row>> {
         warm(server.server.http(), 1, length)?;
     }
     settle(&appliances)?;
-    let bench = Bench { plan, section: "hot", appliances: &appliances, peers: &peers, others: &others };
+    let bench = Bench { plan, section: "hot", appliances: &appliances, peers: &peers, others: &others, held: None };
     let kinds = [(16, 64), (64, 64), (256, 64), (1024, 64), (4096, 64), (64, 1), (64, 1000), (1024, 1), (1024, 1000)];
     let mut rows = Vec::new();
     for (kib, connections) in if plan.smoke { &kinds[1..2] } else { &kinds[..] } {
@@ -245,7 +253,14 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
             content(number, ask.start + offset, into);
         };
         let shape = Shape::new(64, &next, &content);
-        let bench = Bench { plan, section: "small", appliances: &appliances, peers: &peers, others: &[] };
+        let bench = Bench {
+            plan,
+            section: "small",
+            appliances: &appliances,
+            peers: &peers,
+            others: &[],
+            held: Some((count, length)),
+        };
         rows.push(bench.row(workload, &shape)?);
         stop(appliances)?;
     }
