@@ -236,7 +236,7 @@ fn connections(counts: &[usize]) -> Fallible<String> {
     for count in counts {
         let scratch = Scratch::new("growth-idle")?;
         make(scratch.path(), 1)?;
-        let (appliance, _) = start(scratch.path(), "", &[])?;
+        let (appliance, _) = start(scratch.path(), &room(*count), &[])?;
         Keep::connect(appliance.http)?.get(&path_of(0))?;
         let before = resident(&appliance)?;
         let mut kept = Vec::with_capacity(*count);
@@ -265,7 +265,7 @@ fn requests(counts: &[usize], time: Duration) -> Fallible<String> {
     for count in counts {
         write!(report, "| {count} |")?;
         for workers in [1, 2] {
-            let (appliance, _) = start(scratch.path(), &format!("workers = {workers}"), &[])?;
+            let (appliance, _) = start(scratch.path(), &format!("workers = {workers}\n{}", room(*count)), &[])?;
             let (rate, cpu) = load(&appliance, *count, time)?;
             write!(report, " {rate:.0} | {cpu:.1} |")?;
             appliance.stop()?;
@@ -273,6 +273,11 @@ fn requests(counts: &[usize], time: Duration) -> Fallible<String> {
         report.push('\n');
     }
     Ok(report)
+}
+
+/// Room for so many connections, however few descriptors there are for defaults.
+fn room(connections: usize) -> String {
+    format!("connections_max = {}", connections + 100)
 }
 
 fn load(appliance: &Appliance, connections: usize, time: Duration) -> Fallible<(f64, f64)> {
