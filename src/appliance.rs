@@ -1,6 +1,6 @@
 //! Puts an appliance together, from the bottom up, and takes it apart again in reverse.
 //!
-//! limits -> certificates -> listeners bound -> access log -> residency -> catalog -> fill -> admin -> workers -> serving
+//! limits -> certificates and keys -> listeners bound -> access log -> residency -> catalog -> fill -> admin -> workers -> serving
 //!
 //! Addresses are bound before anything is opened, so that a port that is taken costs nothing; viewers are served last, when
 //! everything below them stands.
@@ -42,6 +42,9 @@ pub enum StartError {
     /// A certificate cannot be shown to viewers.
     #[error("prepare TLS")]
     Tls(#[from] serve::TlsError),
+    /// Signed URLs cannot be told from forged ones.
+    #[error("read the keys of signed URLs")]
+    Signing(#[from] serve::SigningError),
     /// The access log cannot be opened.
     #[error("open the access log")]
     AccessLog(#[source] io::Error),
@@ -74,6 +77,7 @@ struct Parts {
     phase: PhaseCell,
     access_log: Arc<AccessLog>,
     renewal: Option<Arc<serve::Renewal>>,
+    signing: Option<Arc<serve::Signing>>,
     catalog: Arc<Catalog>,
     runtime: Runtime,
     fill: fill::Fill,
@@ -108,6 +112,7 @@ impl Appliance {
         let worker_count = serve::worker_count(&config.serve);
         let metrics = Arc::new(Metrics::new(worker_count));
         let renewal = serve::Renewal::start(&config.serve, &metrics, &clock)?;
+        let signing = serve::Signing::start(&config.serve, &metrics)?;
         let listeners = serve::bind(&config.serve).map_err(StartError::Listen)?;
         let admin_listener = admin::bind(&config.admin).map_err(StartError::Listen)?;
         let admin = admin_listener.local_addr().map_err(StartError::Listen)?;
@@ -155,12 +160,18 @@ impl Appliance {
             }
         });
         if let Some(renewal) = &renewal {
-            runtime.spawn(renew(Arc::clone(renewal), config.serve.tls.check_interval));
+            let renewal = Arc::clone(renewal);
+            runtime.spawn(look_at_files(config.serve.tls.check_interval, move || renewal.look()));
+        }
+        if let Some(signing) = &signing {
+            let signing = Arc::clone(signing);
+            runtime.spawn(look_at_files(config.serve.signing.check_interval, move || signing.look()));
         }
         let foundation = serve::Foundation {
             catalog: Arc::clone(&catalog),
             residency,
             renewal: renewal.clone(),
+            signing: signing.clone(),
             metrics,
             access_log: Arc::clone(&access_log),
             clock,
@@ -171,7 +182,7 @@ impl Appliance {
         let workers = serve::start(&config.serve, listeners, &foundation).map_err(StartError::Threads)?;
         phase.enter(Phase::Serving);
         tracing::info!(?http, ?https, %admin, workers = worker_count, assets = catalog.len(), "serving");
-        let parts = Parts { phase, access_log, renewal, catalog, runtime, fill, stop_admin, workers };
+        let parts = Parts { phase, access_log, renewal, signing, catalog, runtime, fill, stop_admin, workers };
         Ok(Self { http, https, admin, parts })
     }
 
@@ -190,11 +201,14 @@ impl Appliance {
         self.admin
     }
 
-    /// Opens the access log's file anew, and has certificates read anew.
+    /// Opens the access log's file anew, and has certificates and keys read anew.
     pub fn reload(&self) {
         self.parts.access_log.reopen();
         if let Some(renewal) = self.parts.renewal.clone() {
             self.parts.runtime.spawn_blocking(move || renewal.reload());
+        }
+        if let Some(signing) = self.parts.signing.clone() {
+            self.parts.runtime.spawn_blocking(move || signing.reload());
         }
     }
 
@@ -231,15 +245,14 @@ impl Parts {
     }
 }
 
-/// Looks at the files of certificates for as long as the runtime lives.
-async fn renew(renewal: Arc<serve::Renewal>, every: Duration) {
+/// Looks at files that may change for as long as the runtime lives.
+async fn look_at_files(every: Duration, look: impl Fn() + Clone + Send + 'static) {
     let mut looks = tokio::time::interval(every);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        let renewal = Arc::clone(&renewal);
-        if tokio::task::spawn_blocking(move || renewal.look()).await.is_err() {
-            tracing::error!("looking at certificates panicked");
+        if tokio::task::spawn_blocking(look.clone()).await.is_err() {
+            tracing::error!("looking at files panicked");
         }
     }
 }

@@ -2,7 +2,9 @@
 
 mod check_config;
 mod demo;
+mod keys;
 mod serve;
+mod sign;
 
 use std::process::ExitCode;
 
@@ -24,6 +26,10 @@ enum Command {
     CheckConfig(check_config::Arguments),
     /// Play real video through an appliance on this machine; Ctrl-C ends it and leaves nothing behind
     Demo(demo::Arguments),
+    /// Sign a URL, to try an appliance that asks for signatures
+    Sign(Box<sign::Arguments>),
+    /// Make keys for signed URLs
+    Keys(keys::Arguments),
 }
 
 /// Exit code for a configuration with faults, and for a wrong command line.
@@ -38,5 +44,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::CheckConfig(arguments) => check_config::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Sign(arguments) => sign::run(&arguments),
+        Command::Keys(arguments) => keys::run(&arguments),
     }
 }

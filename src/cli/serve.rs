@@ -52,7 +52,7 @@ async fn serve(config: Config, announce: Option<&Path>) -> anyhow::Result<()> {
             _ = terminated.recv() => break,
             _ = interrupted.recv() => break,
             _ = hung_up.recv() => {
-                tracing::info!("access log and certificates are read anew; other changes of the configuration need a restart");
+                tracing::info!("access log, certificates and keys are read anew; other changes of the configuration need a restart");
                 appliance.reload();
             }
         }

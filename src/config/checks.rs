@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Config, reader::Reading};
+use super::{Config, reader::Reading, signing};
 use crate::{
     asset::{ByteCount, UnixTime},
     net::tls::{Pair, PairFiles},
@@ -38,6 +38,7 @@ pub(super) fn check(config: &mut Config, reading: &Reading, machine: Machine) {
     check_required(config, reading);
     check_listeners(config, reading);
     check_certificates(config, reading, machine);
+    signing::check(&config.serve.signing, reading, machine.now.is_some());
     check_volumes(config, reading);
     check_sources(config, reading);
     check_bounds(config, reading);
@@ -291,6 +292,7 @@ fn check_bounds(config: &Config, reading: &Reading) {
         ("serve.stall_timeout", serve.stall_timeout),
         ("serve.miss_timeout", serve.miss_timeout),
         ("serve.tls.check_interval", serve.tls.check_interval),
+        ("serve.signing.check_interval", serve.signing.check_interval),
         ("serve.tls.handshake_timeout", serve.tls.handshake_timeout),
         ("storage.probe_interval", storage.probe_interval),
         ("storage.probe_timeout", storage.probe_timeout),

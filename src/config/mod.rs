@@ -9,6 +9,7 @@ mod checks;
 mod faults;
 mod reader;
 mod sections;
+mod signing;
 #[cfg(test)]
 mod tests;
 

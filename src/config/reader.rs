@@ -20,6 +20,7 @@ use crate::{
     catalog::Admission,
     fill::{SourceKind, SourceLocation},
     net::tls::Protocol,
+    serve::signing::{Form, Policy},
     storage::EngineChoice,
     telemetry::{AccessFormat, LogFormat},
 };
@@ -334,6 +335,18 @@ impl Value for Admission {
 impl Value for Protocol {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         one_of(value, &[Self::Http1, Self::Http2].map(|protocol| (protocol.name(), protocol)))
+    }
+}
+
+impl Value for Policy {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)])
+    }
+}
+
+impl Value for Form {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("uri-signing", Self::UriSigning), ("hmac", Self::Hmac)])
     }
 }
 

@@ -4,7 +4,8 @@ use super::{Config, reader::Section};
 use crate::{
     fill::{self, SourceConfig, SourceKind, SourceLocation},
     net::tls::PairFiles,
-    serve, storage, telemetry,
+    serve::{self, signing},
+    storage, telemetry,
 };
 
 /// Reads the whole file.
@@ -65,6 +66,7 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     cors.read("max_age", &mut into.cors.max_age);
     cors.finish();
     read_tls(section.section("tls"), &mut into.tls);
+    read_signing(section.section("signing"), &mut into.signing);
     let mut http2 = section.section("http2");
     http2.read("streams_max", &mut into.http2.streams_max);
     http2.read("pending_resets_max", &mut into.http2.pending_resets_max);
@@ -89,6 +91,34 @@ fn read_tls(mut section: Section<'_, '_>, into: &mut serve::Tls) {
     into.pairs.extend(first);
     into.pairs.extend(further.iter_mut().filter_map(|pair| read_pair(pair, true)));
     further.into_iter().for_each(Section::finish);
+    section.finish();
+}
+
+fn read_signing(mut section: Section<'_, '_>, into: &mut signing::Config) {
+    section.read("default", &mut into.default);
+    section.read("check_interval", &mut into.check_interval);
+    section.read("audience", &mut into.audience);
+    section.read("leeway", &mut into.leeway);
+    section.read("token_size_max", &mut into.token_size_max);
+    section.read("regex_size_max", &mut into.regex_size_max);
+    section.read("verified_max", &mut into.verified_max);
+    section.read("nonces_max", &mut into.nonces_max);
+    section.read("renewal_key", &mut into.renewal_key);
+    section.read("issuer", &mut into.issuer);
+    for mut rule in section.sections("rule") {
+        let prefix = rule.require("prefix", "\"/films/\"");
+        let policy = rule.require("policy", "\"required\"");
+        into.rules.extend(prefix.zip(policy).map(|(prefix, policy)| signing::Rule { prefix, policy }));
+        rule.finish();
+    }
+    for mut set in section.sections("key_set") {
+        let path = set.require("path", "\"/etc/oca/keys/signing.json\"");
+        let form = set.require("form", "\"uri-signing\"");
+        let mut issuers = Vec::new();
+        set.read("issuers", &mut issuers);
+        into.key_sets.extend(path.zip(form).map(|(path, form)| signing::KeySet { path, form, issuers }));
+        set.finish();
+    }
     section.finish();
 }
 

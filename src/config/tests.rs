@@ -49,6 +49,11 @@ fn the_reference_shows_the_defaults() {
         key: format!("/etc/oca/tls/{name}.key").into(),
     });
     assert_eq!(std::mem::take(&mut config.serve.tls.pairs), pairs);
+    let signing = &mut config.serve.signing;
+    let rule = serve::signing::Rule { prefix: "/films/".into(), policy: serve::signing::Policy::Required };
+    assert_eq!(std::mem::take(&mut signing.rules), [rule]);
+    let (path, form) = ("/etc/oca/keys/signing.json".into(), serve::signing::Form::UriSigning);
+    assert_eq!(std::mem::take(&mut signing.key_sets), [serve::signing::KeySet { path, form, issuers: Vec::new() }]);
     config.serve.http.clear();
     config.serve.https.clear();
     config.storage.volumes.clear();
@@ -213,6 +218,28 @@ fn a_pair_that_is_no_good_is_a_fault_where_it_is_named() {
         assert!(shown.contains(&format!("oca.toml:{line}:")), "line {line} is not named in\n{shown}");
     }
     assert!(shown.ends_with("3 faults in the configuration"), "{shown}");
+}
+
+#[test]
+fn signing_that_cannot_be_is_refused() {
+    let set = "[[serve.signing.key_set]]\npath = \"/nowhere/keys.json\"\nform = \"uri-signing\"";
+    for (rest, expected) in [
+        ("[serve.signing]\ndefault = \"required\"".into(), "no key set"),
+        (format!("{set}\n[serve.signing]\nleeway = \"2 min\""), "at most 1 min"),
+        (format!("{set}\n[serve.signing]\ntoken_size_max = \"1 MiB\""), "256 B to 8 KiB"),
+        (format!("{set}\n[serve.signing]\nregex_size_max = \"1 MiB\""), "1 KiB to 256 KiB"),
+        (format!("{set}\n[[serve.signing.rule]]\nprefix = \"films/\"\npolicy = \"off\""), "begins with a slash"),
+        (format!("{set}\n{}", "[[serve.signing.rule]]\nprefix = \"/a\"\npolicy = \"off\"\n".repeat(2)), "two rules"),
+        (set.replace("uri-signing", "jwt"), "\"jwt\" is none of \"uri-signing\", \"hmac\""),
+        ("[[serve.signing.key_set]]\nform = \"hmac\"".into(), "path is missing"),
+    ] {
+        let shown = faults(&smallest("", &rest));
+        assert!(shown.contains(expected) && shown.ends_with("1 fault in the configuration"), "{rest}: {shown}");
+    }
+    assert!(Config::parse("oca.toml", &smallest("", set), MACHINE).is_ok());
+    let machine = Machine { now: Some(crate::asset::UnixTime(1_767_225_600)), ..MACHINE };
+    let shown = Config::parse("oca.toml", &smallest("", set), machine).expect_err("nothing is there").to_string();
+    assert!(shown.contains("read /nowhere/keys.json") && shown.contains("oca.toml:11:"), "{shown}");
 }
 
 #[test]

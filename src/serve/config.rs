@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use super::signing;
 use crate::{
     asset::{BitRate, ByteCount},
     net::tls::{PairFiles, Protocol},
@@ -66,6 +67,8 @@ pub struct Config {
     pub query_in_key: bool,
     /// Which pages may read responses by script.
     pub cors: Cors,
+    /// Signed URLs.
+    pub signing: signing::Config,
     /// Name in `Cache-Status` (RFC 9211).
     pub server_name: String,
     /// How long begun responses may go on when draining.
@@ -161,6 +164,7 @@ impl Default for Config {
             unsent_max: ByteCount(256 << 10),
             query_in_key: false,
             cors: Cors { origins: vec!["*".into()], max_age: Duration::from_secs(86_400) },
+            signing: signing::Config::default(),
             server_name: "oca".into(),
             drain_timeout: Duration::from_secs(30),
         }

@@ -42,6 +42,8 @@ pub(super) struct Connection {
     /// Exchanges under way, and how many of them wait for us rather than for the client.
     exchanges: Cell<usize>,
     ours: Cell<usize>,
+    /// Whether it is by TLS.
+    pub(super) secure: Cell<bool>,
     pub(super) closing: Cell<Option<CloseReason>>,
     pub(super) pace: Cell<Pace>,
 }
@@ -75,6 +77,7 @@ impl Connection {
             multiplexed: Cell::new(false),
             exchanges: Cell::new(0),
             ours: Cell::new(0),
+            secure: Cell::new(false),
             closing: Cell::new(None),
             pace: Cell::default(),
         })

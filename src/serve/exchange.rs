@@ -16,12 +16,13 @@ use super::{
     body::BodyError,
     connection::Connection,
     http1::head::{Head, Once},
+    signing::package::redacted,
 };
 use crate::{
     sys::clock::coarse_unix_millis,
     telemetry::{
         access_log::{Record, Ring, Words},
-        metrics::CacheOutcome,
+        metrics::{CacheOutcome, Denial},
     },
 };
 
@@ -48,6 +49,8 @@ pub(super) struct Logged {
     pub(super) ring: Arc<Ring>,
     pub(super) request_id: u64,
     pub(super) version: Version,
+    /// Why it was refused.
+    pub(super) denied: Option<Denial>,
     pub(super) words: Words,
 }
 
@@ -84,6 +87,14 @@ impl Exchange {
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
     }
 
+    /// The request is refused; its number, by which the reason is found in the log, where there is one.
+    pub(super) fn denied(&mut self, why: Denial) -> Option<u64> {
+        self.connection.metrics.denied(why);
+        let log = self.log.as_mut()?;
+        log.denied = Some(why);
+        Some(log.request_id)
+    }
+
     /// As `head`, of a response that has been handed on at the same time, and with `gone` to its end: one look at the clock for all.
     pub(super) fn head_sent(&mut self, status: StatusCode, outcome: CacheOutcome, gone: bool) {
         self.head(status, outcome);
@@ -111,17 +122,29 @@ impl Exchange {
 }
 
 /// What the log wants to know of a request.
-pub(super) fn words_of<B>(request: &Request<B>) -> Words {
+///
+/// `signed`: whether targets may carry what lets others in, which is left out.
+pub(super) fn words_of<B>(request: &Request<B>, signed: bool) -> Words {
     let field = |name: &HeaderName| request.headers().get(name).map(HeaderValue::as_bytes);
     let target = request.uri().path_and_query().map_or("", |target| target.as_str());
-    Words::new((request.method().as_str(), target), [field(&RANGE), field(&USER_AGENT), field(&REFERER)])
+    words(signed, (request.method().as_str(), target), [field(&RANGE), field(&USER_AGENT), field(&REFERER)])
 }
 
 /// As [`words_of`], of a head that is not taken apart further.
-pub(super) fn words_of_head(head: &Head<'_>) -> Words {
+pub(super) fn words_of_head(head: &Head<'_>, signed: bool) -> Words {
     let fields = &head.fields;
     let range = if let Once::One(range) = fields.range { Some(range) } else { None };
-    Words::new((head.method, head.target), [range, fields.user_agent, fields.referer])
+    words(signed, (head.method, head.target), [range, fields.user_agent, fields.referer])
+}
+
+fn words(signed: bool, (method, target): (&str, &str), fields: [Option<&[u8]>; 3]) -> Words {
+    if !signed {
+        return Words::new((method, target), fields);
+    }
+    let [range, agent, referer] = fields;
+    let referer = referer.map(String::from_utf8_lossy);
+    let referer = referer.as_ref().map(|referer| redacted(referer));
+    Words::new((method, &redacted(target)), [range, agent, referer.as_ref().map(|referer| referer.as_bytes())])
 }
 
 impl Drop for Exchange {
@@ -152,6 +175,7 @@ impl Drop for Exchange {
             duration_us: micros(self.took.unwrap_or_else(|| self.begun.elapsed())),
             first_byte_us: micros(self.first_byte),
             outcome: self.outcome.label(),
+            denied: log.denied.map(Denial::label),
             request_id: log.request_id,
         };
         log.ring.push(record);

@@ -1,9 +1,13 @@
 //! From a request to a response: what the catalog knows decides, what it lacks is demanded, what comes is sent.
 
-use std::{cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
+use std::{borrow::Cow, cell::Cell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Version, header::IF_RANGE};
+use http::{
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    header::{COOKIE, HOST, IF_RANGE},
+    uri::Authority,
+};
 use smallvec::SmallVec;
 use tokio::time::timeout;
 
@@ -18,6 +22,7 @@ use super::{
     ranges::{RangeOutcome, RangeSet},
     request::{self, AssetRequest, Checked, Verb},
     response::{Described, Extent, Head, Templates, part_heads},
+    signing::{Asking, Gate, Grant, package::Credential},
 };
 use crate::{
     asset::ByteRange,
@@ -26,7 +31,7 @@ use crate::{
     sys::Clock,
     telemetry::{
         access_log::{Ring, Words},
-        metrics::CacheOutcome,
+        metrics::{CacheOutcome, Denial},
     },
 };
 
@@ -38,6 +43,8 @@ pub(super) struct Handler {
     pub(super) residency: Arc<Residency>,
     pub(super) templates: Templates,
     pub(super) recall: Recall,
+    /// Where URLs are signed.
+    pub(super) gate: Option<Gate>,
     pub(super) clock: Clock,
     pub(super) ring: Option<Arc<Ring>>,
     pub(super) window: u64,
@@ -70,12 +77,28 @@ enum Found {
 
 impl Handler {
     /// Answers one request. Never fails: whatever is wrong becomes a response, or a body that breaks off.
-    pub(super) async fn handle<B>(self: Rc<Self>, connection: Rc<Connection>, request: Request<B>) -> Response<Body> {
-        let log = self.logged(request.version(), || words_of(&request));
+    pub(super) async fn handle<B>(
+        self: Rc<Self>,
+        connection: Rc<Connection>,
+        mut request: Request<B>,
+    ) -> Response<Body> {
+        let log = self.logged(request.version(), || words_of(&request, self.gate.is_some()));
         let mut exchange = Exchange::begin(Rc::clone(&connection), log);
+        // From here on nobody sees what the request presented but the gate.
+        let presented = self.gate.as_ref().map(|gate| taken_off(gate, &mut request));
         let headers = request.headers();
+        let mut set_cookie = None;
         let answer = match request::check(&request, self.config.query_in_key, self.config.ranges_max) {
-            Ok(Checked::Asset(asked)) => self.answer(&asked, headers, &connection).await,
+            Ok(Checked::Asset(asked)) => match self.admit(&asked, presented, &request, &connection) {
+                Ok(grant) => {
+                    set_cookie = grant.set_cookie;
+                    self.answer(&asked, headers, &connection).await
+                }
+                Err(why) => {
+                    let request_id = exchange.denied(why);
+                    text(self.templates.denied(why, headers, request_id), CacheOutcome::None)
+                }
+            },
             Ok(Checked::Options { preflight }) => Answer {
                 head: self.templates.options(preflight, headers),
                 outcome: CacheOutcome::None,
@@ -92,7 +115,43 @@ impl Handler {
             Rest::Asset(reader, pieces) => Body::asset(reader, pieces, exchange),
             Rest::Passing(pass, length) => Body::passing(pass.body, length, exchange),
         };
-        respond(answer.head, body)
+        let mut head = answer.head;
+        if let Some(cookie) = set_cookie.filter(|_| head.is_success()) {
+            head.give(cookie);
+        }
+        respond(head, body)
+    }
+
+    /// Whether a request may have what it asks for.
+    fn admit<B>(
+        &self,
+        asked: &AssetRequest,
+        presented: Option<Result<Credential<'static>, Denial>>,
+        request: &Request<B>,
+        connection: &Connection,
+    ) -> Result<Grant, Denial> {
+        let (Some(gate), Some(presented)) = (&self.gate, presented) else { return Ok(Grant::default()) };
+        let (uri, headers) = (request.uri(), request.headers());
+        let host = || headers.get(HOST).and_then(|host| host.to_str().ok());
+        // HTTP/2 may send each cookie in a field of its own (RFC 9113, 8.2.3).
+        let mut fields = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+        let cookies = match (fields.next(), fields.next()) {
+            (Some(first), Some(second)) => {
+                let all: Vec<&[u8]> = [first, second].into_iter().chain(fields).collect();
+                Some(Cow::Owned(all.join(&b"; "[..])))
+            }
+            (first, _) => first.map(Cow::Borrowed),
+        };
+        gate.admit(&Asking {
+            credential: &presented?,
+            cookies: cookies.as_deref(),
+            target: uri.path_and_query().map_or("/", |target| target.as_str()),
+            path: asked.key.path(),
+            authority: uri.authority().map(Authority::as_str).or_else(host).unwrap_or(""),
+            secure: connection.secure.get(),
+            client: connection.peer.ip(),
+            now: self.clock.unix(),
+        })
     }
 
     /// Answers what is no request. The connection has to end after it.
@@ -107,7 +166,7 @@ impl Handler {
         let request_id = self.request_ids.get();
         self.request_ids.set(request_id.wrapping_add(1));
         let ring = Arc::clone(self.ring.as_ref()?);
-        Some(Logged { ring, request_id, version, words: words() })
+        Some(Logged { ring, request_id, version, denied: None, words: words() })
     }
 
     async fn answer(&self, asked: &AssetRequest, headers: &HeaderMap, connection: &Rc<Connection>) -> Answer {
@@ -336,6 +395,18 @@ impl Handler {
         let made = self.templates.passed(headers, &described, part, length);
         Ok(Answer { head: made, outcome: CacheOutcome::Pass, rest: Rest::Passing(pass, length) })
     }
+}
+
+/// Takes what a request presents off its target.
+fn taken_off<B>(gate: &Gate, request: &mut Request<B>) -> Result<Credential<'static>, Denial> {
+    let Some(target) = request.uri().path_and_query().cloned() else { return Ok(Credential::None) };
+    let presented = gate.presented(target.as_str())?;
+    if let Cow::Owned(rest) = &presented.target {
+        let mut parts = request.uri().clone().into_parts();
+        parts.path_and_query = Some(rest.parse().map_err(|_| Denial::Malformed)?);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Denial::Malformed)?;
+    }
+    Ok(presented.credential.into_owned())
 }
 
 fn respond(head: Head, body: Body) -> Response<Body> {

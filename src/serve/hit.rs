@@ -11,11 +11,13 @@ use http::{StatusCode, Version};
 
 use super::{
     body::Chunk,
+    connection::Connection,
     handler::Handler,
     http1::head::{Head, Once},
     ranges::{RangeOutcome, RangeSet, one_range},
     request::is_host,
     response::Described,
+    signing::{Asking, package::Presented},
 };
 use crate::{
     asset::{AssetKey, ByteRange, UnixTime},
@@ -63,9 +65,15 @@ impl Recall {
 }
 
 impl Handler {
-    /// Answers `asked`, if that takes nothing but at most `most` bytes in memory; writes the head to `out`, up to where the
+    /// Answers `asked`, if that takes nothing but bytes in memory, no more than the connection hands out at once; writes the head to `out`, up to where the
     /// connection adds its own fields. Never waits. Where it gives `None`, `out` is as it was.
-    pub(super) fn hit_now(&self, asked: &Head<'_>, most: u64, now: UnixTime, out: &mut Vec<u8>) -> Option<Hit> {
+    pub(super) fn hit_now(
+        &self,
+        asked: &Head<'_>,
+        connection: &Connection,
+        now: UnixTime,
+        out: &mut Vec<u8>,
+    ) -> Option<Hit> {
         let fields = &asked.fields;
         let is_get = asked.method == "GET";
         if !(is_get || asked.method == "HEAD")
@@ -79,21 +87,30 @@ impl Handler {
         if !is_host(host) {
             return None;
         }
-        let (target, query) = match asked.target.split_once('?') {
+        let presented = match &self.gate {
+            None => None,
+            Some(gate) => Some(gate.presented(asked.target).ok()?),
+        };
+        let wanted = presented.as_ref().map_or(asked.target, |presented| &presented.target);
+        let allowed =
+            |path: &str| self.is_allowed_now(path, presented.as_ref(), (fields.cookie, host), (connection, now));
+        let (target, query) = match wanted.split_once('?') {
             Some((path, query)) if self.config.query_in_key && !query.is_empty() => (path, Some(query)),
             Some((path, _)) => (path, None),
-            None => (asked.target, None),
+            None => (wanted, None),
         };
-        // Where the query is part of the key, it is part of what is recalled.
-        let recalled = if query.is_some() { asked.target } else { target };
+        // Where the query is part of the key, it is part of what is recalled. What was presented never is.
+        let recalled = if query.is_some() { wanted } else { target };
         let mut places = self.recall.places.borrow_mut();
         let place = self.recall.place(recalled, places.len());
         let known = place.and_then(|place| places[place].as_ref()).filter(|known| *known.target == *recalled);
+        // Before it counts as used: who may not have it does not keep it here either.
+        let known = known.filter(|known| allowed(known.entry.key().path()));
         let fresh;
         let known = match known.filter(|known| self.catalog.use_if_fresh(&known.entry, now)) {
             Some(known) => known,
             None => {
-                fresh = self.find_fresh((target, query), recalled, now)?;
+                fresh = self.find_fresh((target, query), recalled, now, allowed)?;
                 match place {
                     Some(place) => places[place].insert(fresh),
                     None => &fresh,
@@ -110,7 +127,7 @@ impl Handler {
         let sent = part.or_else(|| ByteRange::new(0, length)).filter(|_| is_get);
         let chunk = match sent {
             None => None,
-            Some(sent) if sent.len() <= self.window.min(most) && entry.is_sealed() => {
+            Some(sent) if sent.len() <= self.window.min(connection.handout_max()) && entry.is_sealed() => {
                 let lease = entry.lease_now()?;
                 let bytes = self.residency.resident_now(lease.slice(sent)?)?;
                 Some(Chunk { bytes, mapping: Some(lease.into_mapping()) })
@@ -121,13 +138,48 @@ impl Handler {
         Some(Hit { status, chunk })
     }
 
-    fn find_fresh(&self, (path, query): (&str, Option<&str>), target: &str, now: UnixTime) -> Option<Known> {
+    /// Whether the gate, where there is one, lets this pass without work.
+    fn is_allowed_now(
+        &self,
+        path: &str,
+        presented: Option<&Presented<'_>>,
+        (cookie, host): (Once<'_>, &[u8]),
+        (connection, now): (&Connection, UnixTime),
+    ) -> bool {
+        let (Some(gate), Some(presented)) = (&self.gate, presented) else { return true };
+        let cookies = match cookie {
+            Once::None => None,
+            Once::One(field) => Some(field),
+            Once::Several => return false,
+        };
+        gate.admits_now(&Asking {
+            credential: &presented.credential,
+            cookies,
+            target: &presented.target,
+            path,
+            authority: std::str::from_utf8(host).unwrap_or(""),
+            secure: connection.secure.get(),
+            client: connection.peer.ip(),
+            now,
+        })
+    }
+
+    fn find_fresh(
+        &self,
+        (path, query): (&str, Option<&str>),
+        target: &str,
+        now: UnixTime,
+        allowed: impl Fn(&str) -> bool,
+    ) -> Option<Known> {
         // Targets in the form that nearly all have; others take a parser of URIs.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@?".contains(&byte);
         if !path.starts_with('/') || !target.bytes().all(plain) {
             return None;
         }
         let key = AssetKey::parse(path, query).ok()?;
+        if !allowed(key.path()) {
+            return None;
+        }
         let entry = self.catalog.held(&key).filter(|entry| self.catalog.use_if_fresh(entry, now))?;
         let described = Described { meta: entry.meta(), path: key.path(), age: None };
         let fields = described.fields_text()?.into();

@@ -128,7 +128,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     if request.headers().len() > handler.config.header_count_max {
-        let log = handler.logged(request.version(), || words_of(&request));
+        let log = handler.logged(request.version(), || words_of(&request, handler.gate.is_some()));
         let exchange = Exchange::begin(Rc::clone(&connection), log);
         return Ok(handler.refuse_head(BadHead::TooManyFields, exchange));
     }

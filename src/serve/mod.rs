@@ -6,6 +6,7 @@
 //! `http2` does with hyper what http1 does, through the same handler.
 //! The wire is plain TCP or `secure`; `renewal` keeps the certificates those of the files.
 //!
+//! Before anything is looked up, `signing` says whether the request may have it.
 //! The connection knows what is going on, the sweeper watches that, the exchange counts and logs it.
 //!
 //! Never writes to disk, never asks a source, never waits for a page on a worker: what is missing is demanded from the catalog,
@@ -25,6 +26,7 @@ mod renewal;
 mod request;
 mod response;
 mod secure;
+pub mod signing;
 mod sweeper;
 mod wire;
 mod worker;
@@ -42,6 +44,7 @@ use std::{
 
 pub use config::{Config, Cors, Http2, Tls};
 pub use renewal::{Renewal, TlsError};
+pub use signing::{Signing, SigningError};
 
 use crate::{
     catalog::Catalog,
@@ -53,6 +56,7 @@ use crate::{
 use handler::Handler;
 use hit::Recall;
 use response::Templates;
+use signing::Gate;
 use worker::Worker;
 
 /// The sockets that viewers connect to, one of each address for each worker.
@@ -118,6 +122,8 @@ pub struct Foundation {
     pub residency: Arc<Residency>,
     /// The certificates for viewers of HTTPS.
     pub renewal: Option<Arc<Renewal>>,
+    /// Who may have what.
+    pub signing: Option<Arc<Signing>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is logged of each response.
@@ -156,6 +162,7 @@ pub fn start(config: &Config, listeners: Listeners, on: &Foundation) -> io::Resu
         let ring = on.access_log.ring(number);
         let tls = on.renewal.as_ref().map(|renewal| renewal.server());
         let handshakes_max = config.tls.handshakes_max.div_ceil(on.metrics.worker_count());
+        let signing = on.signing.clone();
         let (window, read_ahead, phase, open) =
             (on.window, on.read_ahead.max(on.window), on.phase.watch(), Arc::clone(&open));
         let core = pin.then(|| cores[number % cores.len()]);
@@ -167,6 +174,7 @@ pub fn start(config: &Config, listeners: Listeners, on: &Foundation) -> io::Resu
             let handler = Handler {
                 templates: Templates::new(&config),
                 recall: Recall::new(config.recall_max),
+                gate: signing.map(|signing| Gate::new(&signing, &metrics)),
                 config: Arc::clone(&config),
                 catalog,
                 residency,

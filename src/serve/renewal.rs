@@ -46,8 +46,10 @@ struct Watched {
     seen: Stamps,
 }
 
-/// What tells one state of a certificate's file and its key's from another.
-type Stamps = [Option<(u64, u64, i64, i64)>; 2];
+/// What tells one state of a file from another.
+pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
+/// Of a certificate's file and its key's.
+type Stamps = [Stamp; 2];
 
 impl Renewal {
     /// Loads the certificates of `config`; `None` where nobody is served by TLS. Blocks.
@@ -138,9 +140,10 @@ impl Renewal {
 }
 
 fn stamps(files: &PairFiles) -> Stamps {
-    let stamp = |path: &Path| {
-        let data = fs::metadata(path).ok()?;
-        Some((data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
-    };
     [stamp(&files.certificate), stamp(&files.key)]
+}
+
+pub(super) fn stamp(path: &Path) -> Stamp {
+    let data = fs::metadata(path).ok()?;
+    Some((data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
 }

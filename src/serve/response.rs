@@ -7,7 +7,8 @@ use http::{
     header::{
         ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
         ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, AGE, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING,
-        CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, ORIGIN, RETRY_AFTER, VARY,
+        CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LAST_MODIFIED, ORIGIN, RETRY_AFTER, SET_COOKIE, VARY,
+        WWW_AUTHENTICATE,
     },
 };
 use smallvec::SmallVec;
@@ -20,7 +21,10 @@ use super::{
 use crate::{
     asset::{ByteRange, EntityTag, UnixTime, media_type_of},
     catalog::{Meta, Refusal},
-    telemetry::metrics::CacheOutcome,
+    telemetry::{
+        access_log::hexadecimal,
+        metrics::{CacheOutcome, Denial},
+    },
 };
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
@@ -39,6 +43,13 @@ const ALLOWED: HeaderValue = HeaderValue::from_static(
 /// Not in the `http` crate: RFC 9211, and the Resource Timing specification.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const TIMING_ALLOW_ORIGIN: HeaderName = HeaderName::from_static("timing-allow-origin");
+
+/// The number of a refused request, as it stands in the access log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// RFC 9110, 11.6.1 obliges a 401 to name a scheme; RFC 9246 has none.
+const URI_SIGNING: HeaderValue = HeaderValue::from_static("URISigningPackage");
+/// For this client alone.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private");
 
 /// A head in the making.
 #[derive(Debug)]
@@ -78,6 +89,19 @@ pub(super) enum Extent<'a> {
         boundary: &'a str,
         body_length: u64,
     },
+}
+
+impl Head {
+    /// Whether the client gets what it asked for.
+    pub(super) fn is_success(&self) -> bool {
+        self.status.is_success() || self.status == StatusCode::NOT_MODIFIED
+    }
+
+    /// Gives the client a cookie, and nobody between us and it.
+    pub(super) fn give(&mut self, cookie: HeaderValue) {
+        self.headers.append(SET_COOKIE, cookie);
+        self.headers.append(CACHE_CONTROL, PRIVATE);
+    }
 }
 
 impl Templates {
@@ -319,6 +343,40 @@ impl Templates {
         };
         let (mut head, text) = self.error(status, text, CacheOutcome::None, &HeaderMap::new());
         head.headers.insert(CONNECTION, CLOSE);
+        (head, text)
+    }
+
+    /// A request that is not allowed: all that is told is whether another signature could help (RFC 9110, 15.5.2 and 15.5.4), and
+    /// the number by which an operator finds the reason.
+    pub(super) fn denied(&self, why: Denial, request: &HeaderMap, request_id: Option<u64>) -> (Head, &'static str) {
+        let (status, text) = match why {
+            Denial::Missing
+            | Denial::Malformed
+            | Denial::TooLong
+            | Denial::Ambiguous
+            | Denial::UnknownKey
+            | Denial::Algorithm
+            | Denial::Signature
+            | Denial::Expired
+            | Denial::NotYet => (StatusCode::UNAUTHORIZED, "the URL is not signed, or no longer"),
+            Denial::Issuer
+            | Denial::Audience
+            | Denial::Version
+            | Denial::Critical
+            | Denial::Container
+            | Denial::Uri
+            | Denial::Client
+            | Denial::Nonce
+            | Denial::Replayed => (StatusCode::FORBIDDEN, "the URL's signature does not allow this"),
+        };
+        let (mut head, text) = self.error(status, text, CacheOutcome::None, request);
+        if status == StatusCode::UNAUTHORIZED {
+            head.headers.insert(WWW_AUTHENTICATE, URI_SIGNING);
+        }
+        let number = request_id.map(hexadecimal);
+        if let Some(number) = number.and_then(|number| HeaderValue::from_bytes(&number).ok()) {
+            head.headers.insert(REQUEST_ID, number);
+        }
         (head, text)
     }
 

@@ -229,6 +229,7 @@ impl Shared {
     async fn serve_secure(self: Rc<Self>, stream: Rc<TcpStream>, connection: Rc<Connection>) -> io::Result<()> {
         let Some(server) = self.tls.as_ref() else { return Err(io::ErrorKind::Unsupported.into()) };
         connection.set_handout_max(self.config.tls.write_buffer.0);
+        connection.secure.set(true);
         connection.begin(Doing::Handshake);
         self.sweeper.begin_handshake(&stream, &connection, self.handshakes_max);
         let session = Session::new(Arc::clone(server));

@@ -52,6 +52,8 @@ pub struct Record {
     pub first_byte_us: u64,
     /// What the cache did.
     pub outcome: &'static str,
+    /// Why it was not allowed.
+    pub denied: Option<&'static str>,
     /// Number of the request, unique while the process runs.
     pub request_id: u64,
 }
@@ -316,6 +318,7 @@ fn write_json(text: &mut Vec<u8>, record: &Record) -> io::Result<()> {
     number(text, "duration_us", record.duration_us);
     number(text, "first_byte_us", record.first_byte_us);
     string(text, "cache", Some(record.outcome.as_bytes()))?;
+    string(text, "denied", record.denied.map(str::as_bytes))?;
     string(text, "range", words.word(2))?;
     string(text, "user_agent", words.word(3))?;
     string(text, "referer", words.word(4))?;
@@ -352,7 +355,8 @@ fn label(text: &mut Vec<u8>, name: &str) {
     text.extend_from_slice(b"\":");
 }
 
-fn hexadecimal(number: u64) -> [u8; 16] {
+/// A request's number as it stands in the log.
+pub fn hexadecimal(number: u64) -> [u8; 16] {
     let bytes = number.to_be_bytes();
     std::array::from_fn(|at| {
         let two = bytes[at / 2];
@@ -411,6 +415,7 @@ mod tests {
             duration_us: 7,
             first_byte_us: 6,
             outcome: "hit",
+            denied: None,
             request_id: 0x1f,
         }
     }

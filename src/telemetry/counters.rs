@@ -188,9 +188,98 @@ impl Handshake {
     }
 }
 
+/// Why a request was not allowed what it asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// It carries no signature.
+    Missing,
+    /// What it carries is no token, or no whole one.
+    Malformed,
+    /// Its token is longer than is allowed.
+    TooLong,
+    /// It carries more than one signature.
+    Ambiguous,
+    /// No key has that name.
+    UnknownKey,
+    /// The key is not for that algorithm.
+    Algorithm,
+    /// The signature is not the key's.
+    Signature,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYet,
+    /// The key does not sign for that issuer.
+    Issuer,
+    /// It is for another audience.
+    Audience,
+    /// It is of a version that is not known.
+    Version,
+    /// It has to be understood in a way that is not known.
+    Critical,
+    /// What it says of URIs cannot be read, or costs too much.
+    Container,
+    /// It is for other URIs.
+    Uri,
+    /// It is for other clients.
+    Client,
+    /// Whether it was used before cannot be known.
+    Nonce,
+    /// It was used before.
+    Replayed,
+}
+
+impl Denial {
+    /// Every reason.
+    pub const ALL: [Self; 18] = [
+        Self::Missing,
+        Self::Malformed,
+        Self::TooLong,
+        Self::Ambiguous,
+        Self::UnknownKey,
+        Self::Algorithm,
+        Self::Signature,
+        Self::Expired,
+        Self::NotYet,
+        Self::Issuer,
+        Self::Audience,
+        Self::Version,
+        Self::Critical,
+        Self::Container,
+        Self::Uri,
+        Self::Client,
+        Self::Nonce,
+        Self::Replayed,
+    ];
+
+    /// Label in metrics and the access log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::Ambiguous => "ambiguous",
+            Self::UnknownKey => "unknown_key",
+            Self::Algorithm => "algorithm",
+            Self::Signature => "signature",
+            Self::Expired => "expired",
+            Self::NotYet => "not_yet",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Version => "version",
+            Self::Critical => "critical",
+            Self::Container => "container",
+            Self::Uri => "uri",
+            Self::Client => "client",
+            Self::Nonce => "nonce",
+            Self::Replayed => "replayed",
+        }
+    }
+}
+
 /// Statuses that are counted one by one; the others as "other".
-pub(super) const STATUSES: [u16; 17] =
-    [200, 204, 206, 304, 400, 403, 404, 405, 410, 412, 414, 416, 431, 500, 502, 503, 504];
+pub(super) const STATUSES: [u16; 18] =
+    [200, 204, 206, 304, 400, 401, 403, 404, 405, 410, 412, 414, 416, 431, 500, 502, 503, 504];
 
 /// Upper bounds of the first-byte histogram, in microseconds.
 pub(super) const FIRST_BYTE_BOUNDS: [u64; 14] =
@@ -212,6 +301,8 @@ pub struct WorkerMetrics {
     pub(super) ended: Cell,
     pub(super) refused: Cell,
     pub(super) closed: [Cell; CloseReason::ALL.len()],
+    pub(super) denials: [Cell; Denial::ALL.len()],
+    pub(super) verifications: Cell,
     pub(super) panics: Cell,
     pub(super) cuts: Cell,
     pub(super) abandoned: Cell,
@@ -266,6 +357,16 @@ impl WorkerMetrics {
     /// The sweeper ended a connection.
     pub fn closed(&self, reason: CloseReason) {
         self.closed[reason as usize].add(1);
+    }
+
+    /// A request was not allowed what it asked for.
+    pub fn denied(&self, why: Denial) {
+        self.denials[why as usize].add(1);
+    }
+
+    /// A signature was computed.
+    pub fn verification(&self) {
+        self.verifications.add(1);
     }
 
     /// A request panicked.

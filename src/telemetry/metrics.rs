@@ -13,7 +13,7 @@ use prometheus::{
 };
 
 pub use super::counters::{
-    CacheOutcome, CertificateMetrics, CloseReason, Counter, Handshake, SendPath, SourceMetrics, VolumeMetrics,
+    CacheOutcome, CertificateMetrics, CloseReason, Counter, Denial, Handshake, SendPath, SourceMetrics, VolumeMetrics,
     WorkerMetrics,
 };
 use super::counters::{Cell, FIRST_BYTE_BOUNDS, STATUSES};
@@ -117,6 +117,24 @@ pub const TABLE: &[Description] = &[
         "outcome",
         "Certificates that changed on disk: taken into use, or refused.",
     ),
+    metric(
+        "oca_signing_denials_total",
+        Kind::Counter,
+        "reason",
+        "Requests refused for want of a good signature, by reason.",
+    ),
+    metric(
+        "oca_signing_verifications_total",
+        Kind::Counter,
+        "",
+        "Signatures computed for requests; the others were known from requests before.",
+    ),
+    metric(
+        "oca_signing_key_reloads_total",
+        Kind::Counter,
+        "outcome",
+        "Key sets that changed on disk: taken into use, or refused.",
+    ),
     metric("oca_accept_failures_total", Kind::Counter, "", "Times that the system had no descriptor for a connection."),
     metric("oca_panics_total", Kind::Counter, "", "Requests that panicked; each cost its connection."),
     metric(
@@ -214,6 +232,10 @@ pub struct Metrics {
     pub certificates_renewed: Counter,
     /// See `oca_tls_renewals_total`.
     pub certificates_refused: Counter,
+    /// See `oca_signing_key_reloads_total`.
+    pub keys_reloaded: Counter,
+    /// See `oca_signing_key_reloads_total`.
+    pub keys_refused: Counter,
     /// See `oca_touches_dropped_total`.
     pub touches_dropped: Counter,
     /// See `oca_negative_hits_total`.
@@ -320,6 +342,9 @@ impl Metrics {
         for (outcome, counter) in [("used", &self.certificates_renewed), ("refused", &self.certificates_refused)] {
             families.add("oca_tls_renewals_total", &[("outcome", outcome)], counter.value() as f64);
         }
+        for (outcome, counter) in [("used", &self.keys_reloaded), ("refused", &self.keys_refused)] {
+            families.add("oca_signing_key_reloads_total", &[("outcome", outcome)], counter.value() as f64);
+        }
         let plain = [
             ("oca_touches_dropped_total", &self.touches_dropped),
             ("oca_negative_hits_total", &self.negative_hits),
@@ -374,6 +399,11 @@ impl Metrics {
                 sum(&|worker| &worker.handshakes[how as usize]),
             );
         }
+        for why in Denial::ALL {
+            let count = sum(&|worker| &worker.denials[why as usize]);
+            families.add("oca_signing_denials_total", &[("reason", why.label())], count);
+        }
+        families.add("oca_signing_verifications_total", &[], sum(&|worker| &worker.verifications));
         families.add("oca_responses_cut_total", &[], sum(&|worker| &worker.cuts));
         families.add("oca_hits_at_once_total", &[], sum(&|worker| &worker.hits_at_once));
         families.add("oca_requests_abandoned_total", &[], sum(&|worker| &worker.abandoned));

@@ -21,6 +21,7 @@ mod http2;
 mod metrics;
 mod model;
 mod players;
+mod signed;
 mod slow;
 mod smuggling;
 mod support;

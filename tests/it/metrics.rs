@@ -83,7 +83,7 @@ impl Looks {
 
 #[test]
 fn every_metric_is_moved_by_what_it_counts() {
-    let scenarios: [fn(&mut Looks); 12] = [
+    let scenarios: [fn(&mut Looks); 13] = [
         ordinary_days,
         origins_that_fail,
         waiting_for_an_origin,
@@ -96,6 +96,7 @@ fn every_metric_is_moved_by_what_it_counts() {
         disks_that_go,
         databases_that_cannot_be_written,
         handshakes_of_every_kind,
+        signatures_good_and_bad,
     ];
     let mut all = Looks::default();
     thread::scope(|scope| {
@@ -152,13 +153,19 @@ fn every_metric_is_moved_by_what_it_counts() {
     assert_eq!(all.labels("tls_handshakes_total", "version"), BTreeSet::from(["1.2", "1.3", "none"]));
     assert_eq!(all.labels("tls_renewals_total", "outcome"), BTreeSet::from(["used", "refused"]));
     // 431 is hyper's own answer, before there is a request to count; 500 would be a fault of ours.
-    let statuses =
-        ["200", "204", "206", "304", "400", "403", "404", "405", "410", "412", "414", "416", "502", "503", "504"];
+    let statuses = [
+        "200", "204", "206", "304", "400", "401", "403", "404", "405", "410", "412", "414", "416", "502", "503", "504",
+    ];
     let counted = all.labels("responses_total", "status");
     assert!(statuses.iter().all(|status| counted.contains(status)), "{counted:?}");
     assert!(!counted.contains("500"));
+    assert_eq!(all.labels("signing_key_reloads_total", "outcome"), BTreeSet::from(["used", "refused"]));
     // At least two ways to fail, each with its own name.
     assert!(all.labels("fill_errors_total", "reason").len() >= 2);
+}
+
+fn signatures_good_and_bad(looks: &mut Looks) {
+    crate::signed::good_and_bad(|appliance| looks.look(appliance));
 }
 
 /// Whether scratch folders lie on a file system that has no disk to read from.

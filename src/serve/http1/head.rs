@@ -55,6 +55,7 @@ pub(in crate::serve) struct Fields<'b> {
     pub(in crate::serve) range: Once<'b>,
     pub(in crate::serve) user_agent: Option<&'b [u8]>,
     pub(in crate::serve) referer: Option<&'b [u8]>,
+    pub(in crate::serve) cookie: Once<'b>,
     /// `Origin` is there.
     pub(in crate::serve) origin: bool,
     /// Something is there that only the general path weighs: a precondition, or what announces a body.
@@ -161,6 +162,7 @@ impl<'b> Fields<'b> {
                 4 if is("host") => of.host.add(value),
                 5 if is("range") => of.range.add(value),
                 6 if is("origin") => of.origin = true,
+                6 if is("cookie") => of.cookie.add(value),
                 7 if is("referer") => of.referer = of.referer.or(Some(value)),
                 8 if is("if-match") || is("if-range") => of.special = true,
                 10 if is("user-agent") => of.user_agent = of.user_agent.or(Some(value)),

@@ -244,9 +244,9 @@ impl<W: Wire> Http1<W> {
         let mut out = desk.output.borrow_mut();
         out.clear();
         let (begun, now) = (Instant::now(), self.handler.clock.unix());
-        let hit = self.handler.hit_now(head, self.connection.handout_max(), now, &mut out)?;
+        let hit = self.handler.hit_now(head, &self.connection, now, &mut out)?;
         let persists = head.persists() && !desk.draining.get();
-        let log = self.handler.logged(head.version, || words_of_head(head));
+        let log = self.handler.logged(head.version, || words_of_head(head, self.handler.gate.is_some()));
         let exchange = Exchange::begin_at(begun, Rc::clone(&self.connection), log);
         self.connection.metrics.hit_at_once();
         self.end_head(&mut out, now, (head.version, persists, Framing::NoBody));

@@ -253,6 +253,11 @@ impl Origin {
         state.seen.iter().filter(|seen| seen.target.split('?').next() == Some(path)).cloned().collect()
     }
 
+    /// Targets of all requests so far.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        self.shared.state.lock().seen.iter().map(|seen| seen.target.clone()).collect()
+    }
+
     /// Bytes of bodies sent for `path` so far.
     pub(crate) fn sent(&self, path: &str) -> u64 {
         self.seen(path).iter().map(|seen| seen.sent).sum()
