@@ -50,7 +50,9 @@ fn target(data: &[u8]) {
     }
     match (&presented.credential, Presented::of(&logged, true).map(|presented| presented.credential)) {
         (Credential::Token(_), logged) => assert_eq!(logged, Ok(Credential::Token("-".into())), "{text}"),
-        (Credential::Plain(_), Ok(Credential::Plain(logged))) => assert_eq!(logged.signature, "-", "{text}"),
+        (Credential::Plain(plain), Ok(Credential::Plain(logged))) if plain.signature.len() > 1 => {
+            assert_eq!(logged.signature, "-", "{text}");
+        }
         _ => {}
     }
 }
