@@ -89,6 +89,8 @@ impl Handler {
         }
         let presented = match &self.gate {
             None => None,
+            // A fragment is nobody's business (RFC 9112, 3.2); the handler never sees it.
+            Some(_) if asked.target.contains('#') => return None,
             Some(gate) => Some(gate.presented(asked.target).ok()?),
         };
         let wanted = presented.as_ref().map_or(asked.target, |presented| &presented.target);
