@@ -10,25 +10,15 @@ use std::{
 use rustix::process::Signal;
 use rustls::version::TLS13;
 
-use crate::support::{Appliance, Authority, Client, Content, KeyKind, Origin, Setup, missing_tool, run, wait_until};
+use crate::support::{
+    Appliance, Authority, Client, Content, KeyKind, Origin, Setup,
+    http2::{
+        DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, OK, PARTIAL, PING, RST_STREAM, Stream, frame, head,
+    },
+    missing_tool, run, wait_until,
+};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// First byte of a head's block whose status is this one (RFC 7541, appendix A).
-const OK: u8 = 0x88;
-const PARTIAL: u8 = 0x8a;
 
 /// In place of lines for `[serve]`.
 const ONE_WORKER: &str = "one worker";
@@ -61,135 +51,6 @@ impl Scene {
 
     fn closed(&self, reason: &str) -> f64 {
         self.appliance.metric("oca_connections_closed_total", &format!("reason=\"{reason}\""))
-    }
-}
-
-/// A connection, and what has come on its streams.
-struct Http2 {
-    client: Client,
-    streams: BTreeMap<u32, Stream>,
-    next: u32,
-}
-
-#[derive(Default)]
-struct Stream {
-    /// First byte of the head's block.
-    status: Option<u8>,
-    body: Vec<u8>,
-    ended: bool,
-    reset: bool,
-}
-
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    let mut bytes = length.to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
-
-/// A literal that is not indexed; names below 15 stand in the static table.
-fn literal(block: &mut Vec<u8>, name: Result<u8, &str>, value: &str) {
-    match name {
-        Ok(index) => block.push(index),
-        Err(name) => {
-            block.extend([0, name.len() as u8]);
-            block.extend(name.as_bytes());
-        }
-    }
-    assert!(value.len() < 127);
-    block.push(value.len() as u8);
-    block.extend(value.as_bytes());
-}
-
-fn head(path: &str, fields: &[(&str, &str)]) -> Vec<u8> {
-    // GET, https.
-    let mut block = vec![0x82, 0x87];
-    literal(&mut block, Ok(4), path);
-    literal(&mut block, Ok(1), "a.test");
-    fields.iter().for_each(|(name, value)| literal(&mut block, Err(name), value));
-    block
-}
-
-impl Http2 {
-    /// `window`: bytes of each response that may come before more is allowed.
-    fn begin(mut client: Client, window: u32) -> Self {
-        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
-        bytes.extend(frame(SETTINGS, 0, 0, &setting));
-        if window > 0 {
-            // The connection as a whole is allowed all there is.
-            bytes.extend(frame(WINDOW_UPDATE, 0, 0, &(0x7fff_ffff - 65_535_u32).to_be_bytes()));
-        }
-        client.send(&bytes);
-        Self { client, streams: BTreeMap::new(), next: 1 }
-    }
-
-    fn ask(&mut self, path: &str, fields: &[(&str, &str)]) -> u32 {
-        let stream = self.next;
-        self.next += 2;
-        self.client.send(&frame(HEADERS, END_STREAM | END_HEADERS, stream, &head(path, fields)));
-        self.streams.insert(stream, Stream::default());
-        stream
-    }
-
-    fn try_read(&mut self) -> Option<Frame> {
-        let head = self.client.take(9).ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Some(Frame { kind: head[3], flags: head[4], stream, payload: self.client.take(length as usize).ok()? })
-    }
-
-    /// Reads a frame and does what it says; `None` when the connection is over.
-    fn step(&mut self) -> Option<Frame> {
-        let frame = self.try_read()?;
-        let stream = self.streams.get_mut(&frame.stream);
-        match (frame.kind, stream) {
-            (HEADERS, Some(stream)) => {
-                // A table may change size first.
-                stream.status = frame.payload.iter().copied().find(|byte| byte & 0xe0 != 0x20);
-                stream.ended |= frame.flags & END_STREAM != 0;
-            }
-            (DATA, Some(stream)) => {
-                stream.body.extend(&frame.payload);
-                stream.ended |= frame.flags & END_STREAM != 0;
-            }
-            (RST_STREAM, Some(stream)) => (stream.ended, stream.reset) = (true, true),
-            (SETTINGS, _) if frame.flags & ACK == 0 => self.client.send(&self::frame(SETTINGS, ACK, 0, &[])),
-            (PING, _) if frame.flags & ACK == 0 => self.client.send(&self::frame(PING, ACK, 0, &frame.payload)),
-            _ => {}
-        }
-        Some(frame)
-    }
-
-    fn finish(&mut self, stream: u32) -> &Stream {
-        while !self.streams[&stream].ended {
-            self.step().expect("the connection goes on");
-        }
-        &self.streams[&stream]
-    }
-
-    fn allow(&mut self, stream: u32, bytes: u32) {
-        self.client.send(&frame(WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes()));
-    }
-
-    /// Reads until the connection is over; the code of the last GOAWAY.
-    fn until_over(&mut self) -> Option<u32> {
-        let mut code = None;
-        while let Some(frame) = self.step() {
-            if frame.kind == GOAWAY {
-                code = Some(u32::from_be_bytes(frame.payload[4..8].try_into().expect("four bytes")));
-            }
-        }
-        code
     }
 }
 

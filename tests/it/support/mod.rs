@@ -5,6 +5,7 @@ mod appliance;
 mod browser;
 mod client;
 mod content;
+pub(crate) mod http2;
 mod origin;
 mod tls;
 mod tools;
