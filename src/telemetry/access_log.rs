@@ -343,10 +343,24 @@ fn string(text: &mut Vec<u8>, name: &str, value: Option<&[u8]>) -> io::Result<()
         text.extend_from_slice(value);
         text.push(b'"');
     } else {
-        serde_json::to_writer(&mut *text, &String::from_utf8_lossy(value))?;
+        quote(text, &String::from_utf8_lossy(value));
     }
     text.push(b',');
     Ok(())
+}
+
+/// A string of JSON in printable ASCII: who looks at the log in a terminal sees neither escapes of one byte (C1) nor text that runs
+/// backwards, which JSON would let through.
+fn quote(text: &mut Vec<u8>, value: &str) {
+    text.push(b'"');
+    for unit in value.encode_utf16() {
+        match u8::try_from(unit) {
+            Ok(byte @ (b'"' | b'\\')) => text.extend_from_slice(&[b'\\', byte]),
+            Ok(byte @ 0x20..0x7f) => text.push(byte),
+            _ => text.extend_from_slice(format!("\\u{unit:04x}").as_bytes()),
+        }
+    }
+    text.push(b'"');
 }
 
 fn label(text: &mut Vec<u8>, name: &str) {
