@@ -203,8 +203,24 @@ impl Secure {
     }
 }
 
+impl Secure {
+    fn poll_waste(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.stream.try_read(into) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+}
+
 impl Wire for Secure {
     fn poll_recv(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        // What comes after the last word is only dropped; a piece of it may be gone already, and the rest makes no records.
+        if self.finished {
+            return self.poll_waste(cx, into);
+        }
         loop {
             if let Some(count) = self.session.take(into)? {
                 return Poll::Ready(Ok(count));
