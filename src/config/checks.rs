@@ -252,6 +252,12 @@ fn check_bounds(config: &Config, reading: &Reading) {
         "16 KiB to 4 MiB",
     );
     fault(
+        serve.http2.control_frames_max < 50,
+        "serve.http2.control_frames_max",
+        format!("{} frames that ask for nothing", serve.http2.control_frames_max),
+        "at least 50: browsers open with a dozen",
+    );
+    fault(
         storage.window.0 < 64 * kib,
         "storage.window",
         format!("a window of {}", storage.window),

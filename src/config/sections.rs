@@ -71,6 +71,8 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     http2.read("streams_max", &mut into.http2.streams_max);
     http2.read("pending_resets_max", &mut into.http2.pending_resets_max);
     http2.read("local_resets_max", &mut into.http2.local_resets_max);
+    http2.read("abandoned_max", &mut into.http2.abandoned_max);
+    http2.read("control_frames_max", &mut into.http2.control_frames_max);
     http2.read("send_buffer", &mut into.http2.send_buffer);
     http2.finish();
     section.finish();

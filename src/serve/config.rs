@@ -114,13 +114,24 @@ pub struct Http2 {
     pub pending_resets_max: usize,
     /// Streams that had to be reset since the client broke the protocol.
     pub local_resets_max: usize,
+    /// Requests that came to no end, beyond those that did.
+    pub abandoned_max: u32,
+    /// Frames that ask for nothing, beyond those that responses account for.
+    pub control_frames_max: u32,
     /// Bytes of a stream's response that wait to be allowed out.
     pub send_buffer: ByteCount,
 }
 
 impl Default for Http2 {
     fn default() -> Self {
-        Self { streams_max: 100, pending_resets_max: 20, local_resets_max: 128, send_buffer: ByteCount(256 << 10) }
+        Self {
+            streams_max: 100,
+            pending_resets_max: 20,
+            local_resets_max: 128,
+            abandoned_max: 100,
+            control_frames_max: 1000,
+            send_buffer: ByteCount(256 << 10),
+        }
     }
 }
 

@@ -32,6 +32,7 @@ use super::{
     body::Body,
     connection::Connection,
     exchange::{Exchange, words_of},
+    frames::Frames,
     handler::Handler,
     http1::head::BadHead,
     secure::Secure,
@@ -39,7 +40,7 @@ use super::{
 };
 use crate::{
     sys::{Phase, phase::draining},
-    telemetry::metrics::WorkerMetrics,
+    telemetry::metrics::{CloseReason, WorkerMetrics},
 };
 
 /// Bytes sent to one client before the worker looks after the others.
@@ -60,13 +61,18 @@ pub(super) async fn serve(
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     connection.set_multiplexed();
-    let wire = Rc::new(RefCell::new(Turn { wire, left: TURN_BYTES }));
+    let wire = Rc::new(RefCell::new(Turn {
+        wire,
+        left: TURN_BYTES,
+        frames: Frames::new(&handler.config.http2),
+        flooded: false,
+    }));
     let builder = builder(&handler.config, &connection.metrics);
     let service = service_fn(|request| answer(Rc::clone(&handler), Rc::clone(&connection), request));
     let mut serving = pin!(builder.serve_connection(Multiplexed(Rc::clone(&wire)), service));
     let mut drained = pin!(draining(&mut phase).fuse());
     let mut is_draining = false;
-    poll_fn(|cx| {
+    let served = poll_fn(|cx| {
         if !is_draining && drained.as_mut().poll(cx).is_ready() {
             is_draining = true;
             serving.as_mut().graceful_shutdown();
@@ -81,7 +87,16 @@ pub(super) async fn serve(
         }
         ended.map_err(io::Error::other)
     })
-    .await?;
+    .await;
+    if wire.borrow().flooded {
+        connection.closing.set(Some(CloseReason::Flood));
+        connection.metrics.closed(CloseReason::Flood);
+        let finished = poll_fn(|cx| wire.borrow_mut().wire.poll_finish(cx));
+        if let Ok(Ok(())) = timeout(handler.config.linger_timeout, finished).await {
+            linger(&wire, &handler.config).await;
+        }
+    }
+    served?;
     linger(&wire, &handler.config).await;
     Ok(())
 }
@@ -117,7 +132,7 @@ fn builder(config: &Config, metrics: &Arc<WorkerMetrics>) -> Builder<Tasks> {
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .adaptive_window(false)
-        // The sweeper and the kernel find out who has gone.
+        // The sweeper and the kernel find out who has gone: a PING would only tell that the client's library is there.
         .keep_alive_interval(None);
     builder
 }
@@ -151,10 +166,13 @@ impl<F: Future + 'static> Executor<F> for Tasks {
     }
 }
 
-/// The wire, and how much may still go out in this turn.
+/// The wire, how much may still go out in this turn, and what has passed.
 struct Turn {
     wire: Secure,
     left: usize,
+    frames: Frames,
+    /// Whether the client has sent more than its bounds allow.
+    flooded: bool,
 }
 
 /// The wire as hyper sees it.
@@ -164,7 +182,17 @@ impl Read for Multiplexed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let mut bytes = [0_u8; READ_BYTES];
         let room = into.remaining().min(READ_BYTES);
-        let count = ready!(self.0.borrow_mut().wire.poll_recv(cx, &mut bytes[..room]))?;
+        let mut turn = self.0.borrow_mut();
+        let count = ready!(turn.wire.poll_recv(cx, &mut bytes[..room]))?;
+        if let Err(flood) = turn.frames.came(&bytes[..count]) {
+            turn.flooded = true;
+            // Now, since hyper says no more once reading has failed; a client that takes nothing need not be told.
+            if let Some(farewell) = turn.frames.farewell() {
+                let told = turn.wire.poll_gather(cx, &[IoSlice::new(&farewell)]);
+                tracing::trace!(?told, "a client is sent away");
+            }
+            return Poll::Ready(Err(io::Error::other(flood)));
+        }
         into.put_slice(&bytes[..count]);
         Poll::Ready(Ok(()))
     }
@@ -192,6 +220,12 @@ impl Write for Multiplexed {
         }
         let taken = ready!(turn.wire.poll_gather(cx, parts))?;
         turn.left = turn.left.saturating_sub(taken);
+        let mut passed = taken;
+        for part in parts {
+            let count = passed.min(part.len());
+            turn.frames.went(&part[..count]);
+            passed -= count;
+        }
         Poll::Ready(Ok(taken))
     }
 

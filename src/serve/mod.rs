@@ -17,6 +17,7 @@ pub mod conditions;
 mod config;
 mod connection;
 mod exchange;
+mod frames;
 mod handler;
 mod hit;
 mod http1;

@@ -114,10 +114,12 @@ pub enum CloseReason {
     HandshakeTimeout,
     /// More handshakes were under way than are allowed, and this was the oldest.
     HandshakesMax,
+    /// A client of HTTP/2 sent more frames than its responses account for.
+    Flood,
 }
 
 impl CloseReason {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::HeaderTimeout,
         Self::IdleTimeout,
         Self::Stalled,
@@ -125,6 +127,7 @@ impl CloseReason {
         Self::Drain,
         Self::HandshakeTimeout,
         Self::HandshakesMax,
+        Self::Flood,
     ];
 
     pub(super) fn label(self) -> &'static str {
@@ -136,6 +139,7 @@ impl CloseReason {
             Self::Drain => "drain",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::HandshakesMax => "handshakes_max",
+            Self::Flood => "flood",
         }
     }
 }

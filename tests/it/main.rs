@@ -10,6 +10,7 @@
 )]
 
 mod access_log;
+mod attacks;
 mod cli;
 mod crash;
 mod delivery;

@@ -9,7 +9,9 @@ use std::{
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
 use crate::support::{
-    Appliance, Authority, Client, Fault, KeyKind, Origin, Published, Setup, replace, request, wait_until,
+    Appliance, Authority, Client, Fault, KeyKind, Origin, Published, Setup,
+    http2::{Http2, PING, frame},
+    replace, request, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,7 +144,8 @@ fn every_metric_is_moved_by_what_it_counts() {
             "too_slow",
             "drain",
             "handshake_timeout",
-            "handshakes_max"
+            "handshakes_max",
+            "flood"
         ])
     );
     assert_eq!(all.labels("sent_bytes_total", "path"), BTreeSet::from(["sendfile", "copied", "encrypted"]));
@@ -365,6 +368,12 @@ fn handshakes_of_every_kind(looks: &mut Looks) {
             assert_eq!(client.get("/film.mp4").status(), 200);
         }
     }
+    let config = authority.client(&[&rustls::version::TLS13], &["h2"]);
+    let mut flooding =
+        Http2::begin(Client::connect_tls(appliance.https(), "a.test", &config).expect("a session"), 1 << 20);
+    // It may be sent away before it has said all.
+    drop(flooding.client.try_send(&frame(PING, 0, 0, &[0; 8]).repeat(2000)));
+    flooding.until_over();
     assert_eq!(Client::connect(appliance.https()).get("/film.mp4").status(), 400);
     Client::connect(appliance.https()).send(&[0; 64]);
     let ended = |outcome: &str| appliance.metric("oca_tls_handshakes_total", &format!("outcome=\"{outcome}\""));

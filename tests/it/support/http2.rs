@@ -6,11 +6,13 @@ use super::Client;
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const ACK: u8 = 1;
 pub(crate) const END_STREAM: u8 = 1;
@@ -119,8 +121,11 @@ impl Http2 {
                 stream.ended |= frame.flags & END_STREAM != 0;
             }
             (RST_STREAM, Some(stream)) => (stream.ended, stream.reset) = (true, true),
-            (SETTINGS, _) if frame.flags & ACK == 0 => self.client.send(&self::frame(SETTINGS, ACK, 0, &[])),
-            (PING, _) if frame.flags & ACK == 0 => self.client.send(&self::frame(PING, ACK, 0, &frame.payload)),
+            // Who is being sent away need not be heard.
+            (SETTINGS, _) if frame.flags & ACK == 0 => drop(self.client.try_send(&self::frame(SETTINGS, ACK, 0, &[]))),
+            (PING, _) if frame.flags & ACK == 0 => {
+                drop(self.client.try_send(&self::frame(PING, ACK, 0, &frame.payload)));
+            }
             _ => {}
         }
         Some(frame)
