@@ -36,6 +36,9 @@ pub(super) struct Arguments {
     /// The plain form, an expiry and an HMAC, in place of a token of RFC 9246
     #[arg(long)]
     hmac: bool,
+    /// With --hmac: sign the query too, as an appliance expects it where the query is part of the asset's key (serve.query_in_key)
+    #[arg(long, requires = "hmac")]
+    query: bool,
     /// How long it is good
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1 h")]
     expires_in: Duration,
@@ -98,7 +101,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let expires = UnixTime(arguments.expires.unwrap_or(now.0.saturating_add(arguments.expires_in.as_secs())));
     let cannot = || format!("key '{}' has no secret half, or is for other things than signing", key.kid);
     let signed = if arguments.hmac {
-        let parameters = plain::sign(key, url.path(), expires, arguments.client.as_deref()).with_context(cannot)?;
+        let target = if arguments.query { &url[url::Position::BeforePath..] } else { url.path() };
+        let parameters = plain::sign(key, target, expires, arguments.client.as_deref()).with_context(cannot)?;
         with_parameter(url, &parameters)
     } else {
         let claims = claims(arguments, expires, &keys)?;

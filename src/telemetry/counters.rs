@@ -368,7 +368,7 @@ impl WorkerMetrics {
         self.denials[why as usize].add(1);
     }
 
-    /// A signature was computed.
+    /// The signature of a token was computed.
     pub fn verification(&self) {
         self.verifications.add(1);
     }

@@ -127,7 +127,7 @@ pub const TABLE: &[Description] = &[
         "oca_signing_verifications_total",
         Kind::Counter,
         "",
-        "Signatures computed for requests; the others were known from requests before.",
+        "Tokens whose signature was computed; the others were known from requests before.",
     ),
     metric(
         "oca_signing_key_reloads_total",

@@ -269,6 +269,9 @@ fn where_the_query_names_the_asset_it_is_signed_too() {
         assert_eq!(scene.get(&token.replace("?v=1&", "?v=2&")).status(), 403);
         assert_eq!(scene.get(&plain).status(), 200);
         assert_eq!(scene.get(&format!("{plain}&v=1")).status(), 401);
+        let with_query = scene.hmac("/films/1.mp4?v=1", &["--query"]);
+        assert_eq!(scene.get(&with_query).status(), 200);
+        assert_eq!(scene.get(&with_query.replace("?v=1&", "?v=2&")).status(), 401);
     }
     assert_eq!(scene.origin.targets(), ["/films/1.mp4?v=1", "/films/1.mp4"]);
 }

@@ -149,9 +149,6 @@ impl Gate {
                 Err(why) => Err(why),
             },
             Credential::Plain(plain) => {
-                if effort == Effort::Verify {
-                    self.metrics.verification();
-                }
                 let path = asking.target.split('?').next().unwrap_or(asking.target);
                 let signed = if self.signing.query_in_key { asking.target } else { path };
                 let leeway = self.signing.config.leeway.as_secs();
