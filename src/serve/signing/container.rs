@@ -75,7 +75,8 @@ pub(super) fn push_normalized(out: &mut String, target: &str) {
             u8::from_str_radix(digits, 16).ok().filter(|_| is_hex)
         });
         let Some(byte) = escaped else {
-            out.push('%');
+            // One that escapes nothing: left as it is, it could make an escape with what comes after it.
+            out.push_str("%25");
             rest = &rest[at + 1..];
             continue;
         };
@@ -166,7 +167,8 @@ mod tests {
         for (authority, target, expected) in [
             ("CDNI.example:80", "/a%7eb%2fc%C3%a9", "http://cdni.example/a~b%2Fc%C3%A9"),
             ("h:443", "/%41?x=%2D", "http://h:443/A?x=-"),
-            ("h:", "/%zz%4", "http://h/%zz%4"),
+            ("h:", "/%zz%4", "http://h/%25zz%254"),
+            ("h", "/%4%41", "http://h/%254A"),
             ("[2001:DB8::1]:8080", "/", "http://[2001:db8::1]:8080/"),
         ] {
             assert_eq!(normalized(false, authority, target), expected);

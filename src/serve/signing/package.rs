@@ -150,7 +150,8 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
         while let Some(at) = out.get(from..).and_then(|rest| rest.find(name)).map(|found| from + found) {
             from = at + name.len();
             let bytes = out.as_bytes();
-            if at == 0 || !is_reserved(bytes[at - 1]) || bytes.get(from) != Some(&b'=') {
+            let begins = |byte: &u8| if name == ATTRIBUTE { is_reserved(*byte) } else { b"?&".contains(byte) };
+            if !bytes[..at].last().is_some_and(begins) || bytes.get(from) != Some(&b'=') {
                 continue;
             }
             from += 1;
@@ -249,6 +250,7 @@ mod tests {
             ("/signature/a?my_signature=1", "/signature/a?my_signature=1"),
             ("/a?URISigningPackage=&signature=", "/a?URISigningPackage=-&signature=-"),
             ("/a?signature=a=b/c&d", "/a?signature=-&d"),
+            ("/signature=a?b;signature=c", "/signature=a?b;signature=c"),
         ] {
             assert_eq!(redacted(text), expected, "{text}");
         }
