@@ -48,6 +48,7 @@ const HOMES: &[(&str, &[&str])] = &[
 
 /// The only files with `unsafe`, and why they need it.
 const UNSAFE: &[(&str, &str)] = &[
+    ("storage/lost_pages.rs", "handles SIGBUS"),
     ("storage/mapping.rs", "maps asset files into memory"),
     ("sys/socket.rs", "TIOCOUTQ, SIOCOUTQNSD and RUSAGE_THREAD have no safe interface in a crate we use"),
     ("sys/uring.rs", "hands addresses to the kernel's ring"),

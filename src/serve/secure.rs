@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     net::tls::{Established, Session},
+    storage::lost_pages,
     sys::socket,
     telemetry::metrics::SendPath,
 };
@@ -51,6 +52,8 @@ pub(super) struct Secure {
     /// Unsent bytes that the kernel takes at most; 0 where that is not known.
     unsent_max: u64,
     finished: bool,
+    /// Pages that were gone when the connection began.
+    lost_pages: u64,
 }
 
 /// Why there is no session.
@@ -80,6 +83,7 @@ impl Secure {
             quota: 0,
             unsent_max,
             finished: false,
+            lost_pages: lost_pages::count(),
         }
     }
 
@@ -140,7 +144,7 @@ impl Secure {
             ready!(self.poll_paced(cx))?;
             self.quota = self.room(self.batch);
         }
-        let taken = self.session.encrypt(parts)?;
+        let taken = self.encrypt(parts)?;
         self.gathered += taken;
         self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
         if parts.len() > 1 {
@@ -173,8 +177,21 @@ impl Secure {
         drained
     }
 
+    /// Encrypts what was read from mapped files, unless pages of some are gone: what stands there instead must not leave.
+    fn encrypt(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let taken = self.session.encrypt(parts)?;
+        self.check_pages()?;
+        Ok(taken)
+    }
+
+    fn check_pages(&self) -> io::Result<()> {
+        let intact = lost_pages::count() == self.lost_pages;
+        intact.then_some(()).ok_or_else(|| io::Error::other("pages of a file are gone, and perhaps in what was read"))
+    }
+
     /// Hands what is encrypted to the kernel.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_pages()?;
         while self.session.has_output() {
             match self.stream.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
@@ -241,7 +258,7 @@ impl Wire for Secure {
     fn poll_send(&mut self, cx: &mut Context<'_>, out: &Outgoing<'_>) -> Poll<io::Result<usize>> {
         ready!(self.poll_drain(cx))?;
         let body = &out.body[..self.room(out.body.len().min(self.batch))];
-        let taken = self.session.encrypt(&[IoSlice::new(out.head), IoSlice::new(body)])?;
+        let taken = self.encrypt(&[IoSlice::new(out.head), IoSlice::new(body)])?;
         self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
         // What does not fit goes first next time.
         match self.poll_paced(cx) {

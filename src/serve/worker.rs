@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     net::tls::{Established, Protocol, Server, Session, Version},
+    storage::lost_pages,
     sys::{Phase, phase::draining, socket},
     telemetry::metrics::{CloseReason, Handshake, WorkerMetrics},
 };
@@ -90,6 +91,7 @@ impl Worker {
     /// # Errors
     /// The runtime cannot be made or the listeners cannot be taken over.
     pub(super) fn run(self) -> io::Result<()> {
+        lost_pages::survive_on_this_thread()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Only mapping files and the fallback for cold reads block, each in bounded number.

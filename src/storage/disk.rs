@@ -88,6 +88,18 @@ pub fn is_shortage(err: &io::Error) -> bool {
 #[derive(Debug, Default)]
 pub struct RealDisk;
 
+/// Opens a file, and nothing else that may have come into its place: a link leads out of the volume, and a FIFO would be waited for.
+fn open_file(options: &mut OpenOptions, flags: libc::c_int, path: &Path) -> io::Result<File> {
+    let file = options.custom_flags(flags | libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    // Only opening was not to wait.
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - rustix::fs::OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
 impl Disk for RealDisk {
     fn create(&self, path: &Path, length: u64) -> io::Result<File> {
         let options = || {
@@ -109,11 +121,11 @@ impl Disk for RealDisk {
     }
 
     fn open_write(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).open(path)
+        open_file(OpenOptions::new().read(true).write(true), 0, path)
     }
 
     fn open_read(&self, path: &Path) -> io::Result<File> {
-        File::open(path)
+        open_file(OpenOptions::new().read(true), 0, path)
     }
 
     fn reserve(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
@@ -132,7 +144,7 @@ impl Disk for RealDisk {
     }
 
     fn open_direct(&self, path: &Path) -> io::Result<File> {
-        match OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path) {
+        match open_file(OpenOptions::new().read(true), libc::O_DIRECT, path) {
             Err(err) if err.kind() == io::ErrorKind::InvalidInput => self.open_read(path),
             other => other,
         }

@@ -22,7 +22,7 @@ use std::{
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 
-use super::{asset_file::OpenCount, volume::Space};
+use super::{asset_file::OpenCount, lost_pages, volume::Space};
 use crate::asset::ByteRange;
 
 /// Bytes whose residency is remembered together.
@@ -52,7 +52,7 @@ impl Mapping {
         // JUSTIFICATION: a copy into a buffer per chunk would cost about half of the CPU of a hit (DESIGN.md, 3).
         // SAFETY: files below a volume are written only by this process (`lock`), only in blocks that no slice covers yet,
         // and never truncated. The mapping is read-only and lives in the `Arc` that every slice holds. Somebody who truncates
-        // a file from outside makes reads fail with a code: slices are populated before they are read.
+        // a file from outside makes reads fail: with a code where they populate, and else as `lost_pages` has it.
         let map = unsafe { MmapOptions::new().len(len).map(&file)? };
         let looks = (0..len.div_ceil(STRETCH)).map(|_| Look::default()).collect();
         Ok(Self { map, looks, file, space, _open: open })
@@ -84,10 +84,28 @@ impl Mapping {
     /// Whether all pages of `range` are in memory, ready to be read; where the stretches it lies in were found so less than `trust`
     /// ago, without asking again.
     fn is_cached(&self, range: &Range<usize>, trust: Duration) -> bool {
+        if lost_pages::count() > 0 && self.is_damaged(range) {
+            return false;
+        }
         match u64::try_from(trust.as_millis()).unwrap_or(u64::MAX) {
             0 => self.is_in_memory(range),
             trust => self.was_cached(range, coarse_millis(), trust),
         }
+    }
+
+    /// Whether the file is shorter than what is mapped of it.
+    fn is_cut(&self) -> bool {
+        self.file.metadata().is_ok_and(|found| found.len() < self.length())
+    }
+
+    /// Whether `range` cannot be relied on: the file was cut short, or pages of it were found gone.
+    fn is_damaged(&self, range: &Range<usize>) -> bool {
+        self.is_cut() || lost_pages::lie_in(&self.addresses(range))
+    }
+
+    fn addresses(&self, range: &Range<usize>) -> Range<usize> {
+        let base = self.map.as_ptr().addr();
+        base + range.start..base + range.end
     }
 
     fn was_cached(&self, range: &Range<usize>, now: u64, trust: u64) -> bool {
@@ -95,7 +113,8 @@ impl Mapping {
         if self.looks[stretches.clone()].iter().all(|look| look.is_good(now, trust)) {
             return true;
         }
-        if !self.is_in_memory(range) {
+        // Behind the end of a file that somebody cut short, the last page holds zeros.
+        if self.is_cut() || !self.is_in_memory(range) {
             return false;
         }
         // What is in demand now will be again: the stretches around it are looked at once for all who come within that time.
@@ -130,6 +149,14 @@ impl Mapping {
             start += len;
         }
         true
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if lost_pages::count() > 0 {
+            lost_pages::forget(&self.addresses(&(0..self.map.len())));
+        }
     }
 }
 
@@ -190,6 +217,11 @@ impl ColdSlice {
     /// Whether all its pages are in memory, as far as was seen less than `trust` ago.
     pub(super) fn is_cached(&self, trust: Duration) -> bool {
         self.mapping.is_cached(&self.range, trust)
+    }
+
+    /// Whether its bytes cannot be relied on, since somebody cut the file short or the disk lost pages of it.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.mapping.is_damaged(&self.range)
     }
 
     /// `MADV_POPULATE_READ` on the calling thread, after advice that keeps the kernel from reading far around it.

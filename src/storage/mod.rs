@@ -9,6 +9,7 @@ mod asset_file;
 mod config;
 mod disk;
 mod layout;
+pub mod lost_pages;
 mod mapping;
 mod mappings;
 mod residency;

@@ -113,6 +113,9 @@ impl Residency {
         if slice.is_cached(self.trust) {
             return Ok(slice.into_bytes());
         }
+        if slice.is_damaged() {
+            return Err(io::Error::other("the file was cut short, or pages of it are gone").into());
+        }
         let begun = Instant::now();
         let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ReadError::Stopping)?;
         let outcome = self.populate(slice, slot).await;

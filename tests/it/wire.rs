@@ -82,6 +82,11 @@ fn result(call: &str) -> u64 {
     call.rsplit_once(" = ").and_then(|(_, result)| result.split(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
+/// Whether a call asks how long a file is, now and then: somebody may have cut it short.
+fn is_look(call: &str) -> bool {
+    call.contains(" statx(") || call.contains(" fstat(")
+}
+
 #[test]
 fn hot_bytes_are_never_read_only_sent_from_the_file() {
     let (_origin, appliance, content) = hot_film(LENGTH);
@@ -92,8 +97,10 @@ fn hot_bytes_are_never_read_only_sent_from_the_file() {
     content.assert_is(0, &client.get("/film.mp4").body);
     let calls = trace.end();
     let volume = appliance.volume().display().to_string();
-    let of_assets: Vec<&String> =
-        calls.iter().filter(|call| call.contains(&volume) && !call.contains("catalog.sqlite")).collect();
+    let of_assets: Vec<&String> = calls
+        .iter()
+        .filter(|call| call.contains(&volume) && !call.contains("catalog.sqlite") && !is_look(call))
+        .collect();
     let sent: u64 = of_assets.iter().map(|call| result(call)).sum();
     assert_eq!(sent, 1_000_000 + LENGTH, "{calls:#?}");
     assert!(of_assets.iter().all(|call| call.contains(" sendfile(")), "asset files are read: {of_assets:#?}");
