@@ -12,6 +12,7 @@
 mod access_log;
 mod attacks;
 mod cli;
+mod conformance;
 mod crash;
 mod delivery;
 mod demo;
