@@ -50,6 +50,7 @@ const HOMES: &[(&str, &[&str])] = &[
 const UNSAFE: &[(&str, &str)] = &[
     ("storage/lost_pages.rs", "handles SIGBUS"),
     ("storage/mapping.rs", "maps asset files into memory"),
+    ("sys/kernel_tls.rs", "TCP_ULP, SOL_TLS and the type of a record have no safe interface in a crate we use"),
     ("sys/socket.rs", "TIOCOUTQ, SIOCOUTQNSD and RUSAGE_THREAD have no safe interface in a crate we use"),
     ("sys/uring.rs", "hands addresses to the kernel's ring"),
 ];

@@ -20,7 +20,10 @@ use crate::{
     catalog::Admission,
     fill::{SourceKind, SourceLocation},
     net::tls::Protocol,
-    serve::signing::{Form, Policy},
+    serve::{
+        KernelTls,
+        signing::{Form, Policy},
+    },
     storage::EngineChoice,
     telemetry::{AccessFormat, LogFormat},
 };
@@ -335,6 +338,12 @@ impl Value for Admission {
 impl Value for Protocol {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         one_of(value, &[Self::Http1, Self::Http2].map(|protocol| (protocol.name(), protocol)))
+    }
+}
+
+impl Value for KernelTls {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("off", Self::Off), ("auto", Self::Auto)])
     }
 }
 

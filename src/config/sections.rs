@@ -84,6 +84,7 @@ fn read_tls(mut section: Section<'_, '_>, into: &mut serve::Tls) {
     section.read("handshake_timeout", &mut into.handshake_timeout);
     section.read("handshakes_max", &mut into.handshakes_max);
     section.read("write_buffer", &mut into.write_buffer);
+    section.read("kernel", &mut into.kernel);
     // Nobody needs TLS; who has any of it needs the first pair.
     let first = read_pair(&mut section, false);
     let mut further = section.sections("pair");

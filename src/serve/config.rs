@@ -90,6 +90,17 @@ pub struct Tls {
     pub handshakes_max: usize,
     /// Bytes encrypted for one connection that the kernel has not taken yet.
     pub write_buffer: ByteCount,
+    /// Whether the kernel encrypts where it can.
+    pub kernel: KernelTls,
+}
+
+/// Who encrypts after the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelTls {
+    /// The process.
+    Off,
+    /// The kernel, where it says that it can.
+    Auto,
 }
 
 impl Default for Tls {
@@ -101,6 +112,7 @@ impl Default for Tls {
             handshake_timeout: Duration::from_secs(10),
             handshakes_max: 4096,
             write_buffer: ByteCount(256 << 10),
+            kernel: KernelTls::Off,
         }
     }
 }

@@ -22,6 +22,7 @@ mod handler;
 mod hit;
 mod http1;
 mod http2;
+mod kernel;
 pub mod ranges;
 mod renewal;
 mod request;
@@ -43,7 +44,7 @@ use std::{
     thread::JoinHandle,
 };
 
-pub use config::{Config, Cors, Http2, Tls};
+pub use config::{Config, Cors, Http2, KernelTls, Tls};
 pub use renewal::{Renewal, TlsError};
 pub use signing::{Signing, SigningError};
 

@@ -9,9 +9,12 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{Config, config::Tls};
+use super::{
+    Config,
+    config::{KernelTls, Tls},
+};
 use crate::{
-    net::tls::{Certificates, Pair, PairError, PairFiles, Server},
+    net::tls::{Certificates, Offload, Pair, PairError, PairFiles, Server},
     sys::Clock,
     telemetry::metrics::Metrics,
 };
@@ -57,7 +60,7 @@ impl Renewal {
     /// # Errors
     /// See [`TlsError`].
     pub fn start(config: &Config, metrics: &Arc<Metrics>, clock: &Clock) -> Result<Option<Arc<Self>>, TlsError> {
-        let Tls { pairs, protocols, .. } = &config.tls;
+        let Tls { pairs, protocols, kernel, .. } = &config.tls;
         if config.https.is_empty() {
             return Ok(None);
         }
@@ -72,6 +75,14 @@ impl Renewal {
         let certificates = Arc::new(Certificates::new(loaded));
         let server =
             Server::new(Arc::clone(&certificates), protocols).map_err(|err| TlsError::Tickets(err.to_string()))?;
+        let server = match kernel {
+            KernelTls::Off => server,
+            KernelTls::Auto => {
+                let offload = Offload::probe();
+                tracing::info!(ciphers = offload.count(), of = Offload::CIPHERS, "the kernel was asked for TLS");
+                server.handing_over(offload)
+            }
+        };
         let renewal = Self {
             certificates,
             server: Arc::new(server),

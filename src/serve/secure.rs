@@ -18,12 +18,13 @@ use tokio::{io::Interest, net::TcpStream};
 use super::{
     Config,
     connection::Connection,
+    kernel::Kernel,
     wire::{Outgoing, Wire},
 };
 use crate::{
     net::tls::{Established, Session},
     storage::lost_pages,
-    sys::socket,
+    sys::{kernel_tls, socket},
     telemetry::metrics::SendPath,
 };
 
@@ -43,6 +44,8 @@ pub(super) struct Secure {
     session: Session,
     /// The first byte that came.
     first: Option<u8>,
+    /// Where records end, while no byte behind the handshake may be read.
+    records: Option<Records>,
     /// Bytes of a body encrypted at once, and at most.
     batch: usize,
     batch_max: usize,
@@ -72,11 +75,13 @@ impl Secure {
         let batch_max = usize::try_from(config.tls.write_buffer.0).unwrap_or(usize::MAX).max(BATCH_MIN);
         let unsent_max = config.unsent_max.0;
         let batch = BATCH_FIRST.min(batch_max);
+        let records = session.may_be_handed_over().then(Records::default);
         Self {
             stream,
             connection,
             session,
             first: None,
+            records,
             batch,
             batch_max,
             gathered: 0,
@@ -93,6 +98,23 @@ impl Secure {
     /// Why there is none.
     pub(super) async fn handshake(&mut self) -> Result<Established, NoSession> {
         poll_fn(|cx| self.poll_handshake(cx)).await
+    }
+
+    /// Gives the session to the kernel where it can be; otherwise reads by more than one record from here on.
+    ///
+    /// # Errors
+    /// The kernel has refused what it said that it would take: the connection cannot go on.
+    pub(super) fn hand_over(mut self) -> io::Result<Handed> {
+        if self.records.take().is_none_or(|records| !records.is_between()) || !self.session.can_be_handed_over() {
+            return Ok(Handed::Kept(Box::new(self)));
+        }
+        if let Err(err) = kernel_tls::attach(&*self.stream) {
+            tracing::debug!(error = %err, "the kernel does not take a connection's TLS");
+            return Ok(Handed::Kept(Box::new(self)));
+        }
+        let sending = self.session.into_keys()?.install(&*self.stream)?;
+        self.connection.metrics.kernel_tls();
+        Ok(Handed::Over(Kernel::new(self.stream, self.connection, sending)))
     }
 
     fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Established, NoSession>> {
@@ -121,10 +143,10 @@ impl Secure {
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            let Self { stream, session, first, .. } = self;
+            let Self { stream, session, first, records, .. } = self;
             let mut received = None;
             let tried = stream.try_io(Interest::READABLE, || {
-                let mut incoming = Incoming { stream, first, is_empty: false };
+                let mut incoming = Incoming { stream, first, records, is_empty: false };
                 received = Some(session.receive(&mut incoming));
                 // Said even where something came: asking again would cost a call to hear so.
                 if incoming.is_empty { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
@@ -303,21 +325,72 @@ impl Wire for Secure {
     }
 }
 
+/// Who goes on with a connection.
+#[derive(Debug)]
+pub(super) enum Handed {
+    /// The kernel.
+    Over(Kernel),
+    /// This process.
+    Kept(Box<Secure>),
+}
+
+/// Bytes of a record before its payload (RFC 8446, 5.1).
+const RECORD_HEADER: usize = 5;
+
+/// Follows the records of a stream, so that a read can end where one does.
+#[derive(Debug, Default)]
+struct Records {
+    header: [u8; RECORD_HEADER],
+    have: usize,
+    left: usize,
+}
+
+impl Records {
+    /// Bytes until it is known how many more there are.
+    fn wanted(&self) -> usize {
+        if self.left > 0 { self.left } else { RECORD_HEADER - self.have }
+    }
+
+    /// `bytes`, no more than were wanted, have come.
+    fn advance(&mut self, bytes: &[u8]) {
+        if self.left > 0 {
+            self.left -= bytes.len();
+            return;
+        }
+        self.header[self.have..self.have + bytes.len()].copy_from_slice(bytes);
+        self.have += bytes.len();
+        if self.have == RECORD_HEADER {
+            self.have = 0;
+            self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+        }
+    }
+
+    /// Whether the next byte begins a record.
+    fn is_between(&self) -> bool {
+        self.left == 0 && self.have == 0
+    }
+}
+
 /// The socket as the session reads from it.
 struct Incoming<'a> {
     stream: &'a TcpStream,
     first: &'a mut Option<u8>,
+    records: &'a mut Option<Records>,
     /// Whether nothing is left to read.
     is_empty: bool,
 }
 
 impl Read for Incoming<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let room = into.len();
+        let room = self.records.as_ref().map_or(into.len(), |records| records.wanted().min(into.len()));
+        let into = &mut into[..room];
         // Until it has said otherwise.
         self.is_empty = true;
         let count = recv(self.stream, &mut *into, RecvFlags::empty())?.0;
         self.is_empty = count > 0 && count < room;
+        if let Some(records) = self.records {
+            records.advance(&into[..count]);
+        }
         if self.first.is_none() {
             *self.first = into[..count].first().copied();
         }

@@ -22,12 +22,12 @@ use tokio::{
 };
 
 use super::{
-    Config, Scheme,
+    Config, KernelTls, Scheme,
     connection::{Connection, Doing},
     handler::Handler,
     http1::{Desk, Http1},
     http2,
-    secure::{NoSession, Secure},
+    secure::{Handed, NoSession, Secure},
     sweeper::{Deadlines, Sweeper},
     wire::Plain,
 };
@@ -241,7 +241,14 @@ impl Shared {
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
         match shaken {
             Ok(Established { protocol: Protocol::Http1, .. }) => {
-                Http1::new(wire, connection, Rc::clone(&self.handler), Rc::clone(&self.desk)).serve().await
+                let (handler, desk) = (Rc::clone(&self.handler), Rc::clone(&self.desk));
+                if self.config.tls.kernel == KernelTls::Off {
+                    return Http1::new(wire, connection, handler, desk).serve().await;
+                }
+                match wire.hand_over()? {
+                    Handed::Over(wire) => Box::pin(Http1::new(wire, connection, handler, desk).serve()).await,
+                    Handed::Kept(wire) => Box::pin(Http1::new(*wire, connection, handler, desk).serve()).await,
+                }
             }
             Ok(Established { protocol: Protocol::Http2, .. }) => {
                 // Boxed: nearly all clients speak the other, whose connections should not pay for the size of this.

@@ -2,6 +2,7 @@
 
 pub mod affinity;
 pub mod clock;
+pub mod kernel_tls;
 pub mod phase;
 pub mod socket;
 pub mod uring;

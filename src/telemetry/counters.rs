@@ -301,6 +301,7 @@ pub struct WorkerMetrics {
     pub(super) copied_bytes: Cell,
     pub(super) encrypted_bytes: Cell,
     pub(super) handshakes: [Cell; Handshake::ALL.len()],
+    pub(super) kernel_tls: Cell,
     pub(super) accepted: Cell,
     pub(super) ended: Cell,
     pub(super) refused: Cell,
@@ -341,6 +342,11 @@ impl WorkerMetrics {
     /// A handshake of TLS ended.
     pub fn handshake(&self, how: Handshake) {
         self.handshakes[how as usize].add(1);
+    }
+
+    /// The kernel goes on with the TLS of a connection.
+    pub fn kernel_tls(&self) {
+        self.kernel_tls.add(1);
     }
 
     /// A connection was taken in.

@@ -106,6 +106,12 @@ pub const TABLE: &[Description] = &[
         "Handshakes of TLS that ended, by what they came to.",
     ),
     metric(
+        "oca_tls_kernel_connections_total",
+        Kind::Counter,
+        "",
+        "Connections whose TLS the kernel has taken over; their bytes count as those of plain ones.",
+    ),
+    metric(
         "oca_tls_certificate_expiry_seconds",
         Kind::Gauge,
         "certificate",
@@ -399,6 +405,7 @@ impl Metrics {
                 sum(&|worker| &worker.handshakes[how as usize]),
             );
         }
+        families.add("oca_tls_kernel_connections_total", &[], sum(&|worker| &worker.kernel_tls));
         for why in Denial::ALL {
             let count = sum(&|worker| &worker.denials[why as usize]);
             families.add("oca_signing_denials_total", &[("reason", why.label())], count);

@@ -2,10 +2,12 @@
 //!
 //! files -> `pair` (read, checked) -> `certificates` (chosen by SNI, replaced while in use) -> `server` (versions, suites, tickets)
 //! -> `session` (one connection: bytes of the wire in and out, plaintext out and in)
+//! -> `kernel` (where it is allowed: the keys, for the kernel to go on with)
 //!
 //! Nothing here waits: sockets and deadlines are the caller's. The only part of the crate that knows rustls.
 
 mod certificates;
+mod kernel;
 mod pair;
 mod server;
 mod session;
@@ -15,6 +17,7 @@ mod tests;
 use rustls::crypto::aws_lc_rs;
 
 pub use certificates::Certificates;
+pub use kernel::{Keys, Offload, Sending};
 pub use pair::{Pair, PairError, PairFiles};
 pub use server::{Protocol, Server};
 pub use session::{Established, Session, Version};

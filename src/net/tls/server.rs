@@ -11,7 +11,7 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage},
 };
 
-use super::Certificates;
+use super::{Certificates, Offload};
 
 /// Tickets for one client after a handshake: one for the next connection, one for another beside it.
 const TICKETS: usize = 2;
@@ -42,6 +42,8 @@ pub struct Server {
     ours: Arc<ServerConfig>,
     /// For clients that prefer ChaCha20, since they compute AES slowly: their order.
     theirs: Arc<ServerConfig>,
+    /// What the kernel may take over.
+    offload: Offload,
 }
 
 impl Server {
@@ -75,7 +77,22 @@ impl Server {
         ours.session_storage = Arc::new(NoServerSessionStorage {});
         let theirs = ours.clone();
         ours.ignore_client_order = true;
-        Ok(Self { ours: Arc::new(ours), theirs: Arc::new(theirs) })
+        Ok(Self { ours: Arc::new(ours), theirs: Arc::new(theirs), offload: Offload::default() })
+    }
+
+    /// Lets sessions be handed to the kernel that `offload` says it takes.
+    #[must_use]
+    pub fn handing_over(mut self, offload: Offload) -> Self {
+        // Keys that cannot be had cannot be lost: only where they are needed.
+        for config in [&mut self.ours, &mut self.theirs] {
+            Arc::make_mut(config).enable_secret_extraction = offload.count() > 0;
+        }
+        self.offload = offload;
+        self
+    }
+
+    pub(super) fn offload(&self) -> Offload {
+        self.offload
     }
 
     /// The configuration for one client. The same client gets the same one, so that it can resume.

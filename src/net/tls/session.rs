@@ -9,11 +9,11 @@ use std::{
 };
 
 use rustls::{
-    HandshakeKind, ProtocolVersion, ServerConnection,
+    CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection,
     server::{AcceptedAlert, Acceptor},
 };
 
-use super::{Protocol, Server};
+use super::{Keys, Protocol, Server, kernel::Cipher};
 
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,10 +172,50 @@ impl Session {
         }
     }
 
+    /// Whether the kernel may be given this session at the end of its handshake.
+    pub fn may_be_handed_over(&self) -> bool {
+        self.server.offload().count() > 0
+    }
+
+    /// Whether the kernel can go on from here. The caller has to have read no byte behind the handshake.
+    pub fn can_be_handed_over(&self) -> bool {
+        let State::Open(connection) = &self.state else { return false };
+        let Some(Established { version, protocol: Protocol::Http1, .. }) = self.established() else { return false };
+        let cipher = connection.negotiated_cipher_suite().and_then(|suite| cipher_of(suite.suite()));
+        !connection.wants_write() && cipher.is_some_and(|cipher| self.server.offload().takes(version, cipher))
+    }
+
+    /// Gives the keys away, and with them the session.
+    ///
+    /// # Errors
+    /// [`Session::can_be_handed_over`] would have said so.
+    pub fn into_keys(self) -> io::Result<Keys> {
+        let version = self.established().ok_or(io::ErrorKind::NotConnected)?.version;
+        let State::Open(connection) = self.state else { return Err(io::ErrorKind::NotConnected.into()) };
+        let secrets = connection.dangerous_extract_secrets().map_err(refused)?;
+        Keys::new(version, &secrets).ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
     /// Says inside of TLS that nothing more will be sent.
     pub fn close(&mut self) {
         if let State::Open(connection) = &mut self.state {
             connection.send_close_notify();
         }
+    }
+}
+
+fn cipher_of(suite: CipherSuite) -> Option<Cipher> {
+    use CipherSuite as Suite;
+    match suite {
+        Suite::TLS13_AES_128_GCM_SHA256
+        | Suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | Suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Some(Cipher::Aes128Gcm),
+        Suite::TLS13_AES_256_GCM_SHA384
+        | Suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | Suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Some(Cipher::Aes256Gcm),
+        Suite::TLS13_CHACHA20_POLY1305_SHA256
+        | Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+        | Suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Some(Cipher::ChaCha20Poly1305),
+        _ => None,
     }
 }
