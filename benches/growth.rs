@@ -1,7 +1,8 @@
 //! What it costs when there is more: assets held, connections open, workers.
 //!
 //! `cargo bench --bench growth`; options: `--assets=100000` (most), `--seconds=3` (each row of requests), `--write` (puts the tables
-//! into docs/performance.md), `--test` (a short run), `--lookups=N` (only that many lookups, for counting instructions).
+//! into docs/performance.md), `--test` (a short run), `--lookups=N` (only that many lookups, for counting instructions), `--purge=1000000`
+//! (only what purges cost where so many assets are held).
 //!
 //! Assets of 1 to 4,096 bytes are written through the catalog as fill does it (admit, write, seal, record), except that nothing is
 //! synced: 100,000 syncs would take the disk several minutes, and what they are for is not measured here.
@@ -24,8 +25,8 @@ use std::{
 };
 
 use oca::{
-    asset::{AssetKey, ByteCount, EntityTag, UnixTime, Validators},
-    catalog::{self, Catalog, Lifetime, Lookup, Meta},
+    asset::{AssetKey, ByteCount, EntityTag, PathPrefix, UnixTime, Validators},
+    catalog::{self, Catalog, Lifetime, Lookup, Meta, Target},
     storage::{self, Disk, RealDisk, VolumeConfig},
     sys::Clock,
     telemetry::metrics::Metrics,
@@ -51,12 +52,19 @@ fn main() -> Fallible<()> {
     if let Some(count) = option("lookups") {
         return only_lookups(count);
     }
+    if let Some(count) = option("purge") {
+        println!("{}\n\n{}", report::machine(), purges(count)?);
+        return Ok(());
+    }
     let (smoke, most) = (is_smoke(), option("assets").unwrap_or(100_000));
     let counts: Vec<u64> = if smoke { vec![10, 50] } else { [10, 1_000, 10_000, most].into() };
     let mut text = format!("{}\n\n{}", report::machine(), assets(&counts)?);
     text += &connections(if smoke { &[4, 16] } else { &[1_000, 10_000] })?;
     let time = if smoke { Duration::from_millis(100) } else { Duration::from_secs(option("seconds").unwrap_or(3)) };
     text += &requests(if smoke { &[1, 8] } else { &[1, 10, 100, 1_000, 10_000] }, time)?;
+    if smoke {
+        text += &purges(3_000)?;
+    }
     println!("{text}");
     if flag("write") {
         report::update("docs/performance.md", "growth", &text)?;
@@ -81,8 +89,8 @@ impl Disk for Unsynced {
     fn reserve(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
         self.0.reserve(file, offset, len)
     }
-    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(file, bytes, offset)
+    fn write_at(&self, file: &File, pieces: &[&[u8]], offset: u64) -> io::Result<()> {
+        self.0.write_at(file, pieces, offset)
     }
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.0.read_at(file, buffer, offset)
@@ -169,6 +177,48 @@ fn only_lookups(count: u64) -> Fallible<()> {
     make(scratch.path(), 1000)?;
     println!("{:.0} ns", lookup_nanos(scratch.path(), 1000, count)?);
     Ok(())
+}
+
+/// How long orders take where so many assets are held, from the order to its answer.
+fn purges(count: u64) -> Fallible<String> {
+    let scratch = Scratch::new("growth-purge")?;
+    make(scratch.path(), count)?;
+    let catalog = open_catalog(scratch.path())?;
+    // Files are removed behind the answer, as in the appliance.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build()?;
+    let inside = runtime.enter();
+    let path = |number| Ok::<_, Box<dyn Error + Send + Sync>>(Target::Path(AssetKey::parse(&path_of(number), None)?));
+    let prefix = |text: &str| Ok::<_, Box<dyn Error + Send + Sync>>(Target::Prefix(PathPrefix::parse(text)?));
+    let orders = [
+        ("one path", vec![path(0)?]),
+        ("a path that nobody holds", vec![path(count)?]),
+        ("1,000 paths", (1000..2000).map(path).collect::<Result<_, _>>()?),
+        ("a prefix of 1,000 assets", vec![prefix("/show/0002/")?]),
+        (
+            "1,000 prefixes that nobody holds",
+            (0..1000).map(|n| prefix(&format!("/film/{n}/"))).collect::<Result<_, _>>()?,
+        ),
+        ("all", vec![prefix("/")?]),
+    ];
+    let mut report = format!(
+        "| an order for, of {count} held | assets | looked at (dry run) ms | answered ms |\n|---|---|---|---|\n"
+    );
+    for (name, targets) in orders {
+        let begun = Instant::now();
+        let would = catalog.would_purge(&targets);
+        let looked = begun.elapsed().as_secs_f64() * 1e3;
+        let begun = Instant::now();
+        let purged = catalog.purge(&targets, Duration::from_secs(60))?;
+        let answered = begun.elapsed().as_secs_f64() * 1e3;
+        if (would.assets, would.bytes) != (purged.assets, purged.bytes) {
+            return Err(format!("{name}: {would:?} before, {purged:?} then").into());
+        }
+        writeln!(report, "| {name} | {} | {looked:.1} | {answered:.1} |", purged.assets)?;
+    }
+    drop(inside);
+    drop(runtime);
+    catalog.close();
+    Ok(report)
 }
 
 /// Start-up, memory and lookups as the number of assets grows.
@@ -277,7 +327,8 @@ fn requests(counts: &[usize], time: Duration) -> Fallible<String> {
 
 /// Room for so many connections, however few descriptors there are for defaults.
 fn room(connections: usize) -> String {
-    format!("connections_max = {}", connections + 100)
+    // Thousands that ask again at once are more than a worker can do, as is meant here.
+    format!("connections_max = {}\nconnections_percent = 100\nqueue_delay_max = \"0 s\"", connections + 100)
 }
 
 fn load(appliance: &Appliance, connections: usize, time: Duration) -> Fallible<(f64, f64)> {

@@ -117,7 +117,7 @@ fn prepare(home: &Path) -> Fallible<PathBuf> {
     let config = home.join("counted.toml");
     // What works on its own time is turned off or put off: it would be counted by the second, not by the hit.
     let text = format!(
-        "[serve]\nhttp = [\"127.0.0.1:0\"]\nworkers = 1\n[storage]\nengine = \"threads\"\nscrub_rate = \"0 bps\"\n\
+        "[serve]\nhttp = [\"127.0.0.1:0\"]\nworkers = 1\nqueue_delay_max = \"0 s\"\n[storage]\nengine = \"threads\"\nscrub_rate = \"0 bps\"\n\
          probe_interval = \"1 h\"\n[[storage.volume]]\npath = {:?}\ncapacity = \"64 MiB\"\n[[fill.source]]\nkind = \"origin\"\n\
          url = \"file://{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[log]\nfilter = \"warn\"\n[log.access]\npath = {:?}\n",
         home.join("volume"),

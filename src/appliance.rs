@@ -1,30 +1,59 @@
 //! Puts an appliance together, from the bottom up, and takes it apart again in reverse.
 //!
-//! limits -> certificates and keys -> listeners bound -> access log -> residency -> catalog -> fill -> admin -> workers -> serving
+//! limits -> certificates and keys -> listeners bound -> sandbox -> access log -> residency -> catalog -> fill -> admin -> workers -> serving
 //!
 //! Addresses are bound before anything is opened, so that a port that is taken costs nothing; viewers are served last, when
 //! everything below them stands.
 
+mod commands;
+mod process;
+mod reload;
+mod sampled;
+mod told;
+mod watched;
+
 use std::{
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::{runtime::Runtime, sync::oneshot};
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, oneshot},
+};
 
 use crate::{
-    admin::{self, Subject},
-    asset::ByteCount,
+    admin::{self, Answering, History, PurgeOrder, Refused, ReportWanted, Subject, Why},
+    asset::{AssetKey, ByteCount},
     catalog::{self, Catalog},
     config::Config,
-    fill, net, serve,
+    control::{self, Control, InForce},
+    fill::{self, nightly::Nightly},
+    health::Watch,
+    net::{self, listener::Inherited},
+    serve, steering,
     storage::{Disk, RealDisk, Residency, VolumeState},
-    sys::{Clock, Phase, PhaseCell},
+    sys::{
+        Clock, Phase, PhaseCell,
+        sandbox::{self, Reach},
+    },
     telemetry::{access_log::AccessLog, metrics::Metrics},
 };
+use commands::Purging;
+use process::{confine, raise_limits};
+pub use reload::ReloadError;
+use reload::Running;
+use sampled::Sampled;
+use told::{Drained, Told};
+use watched::{load_meter, watched};
 
 /// Threads of the runtime for fill and operators.
 const RUNTIME_THREADS: usize = 2;
@@ -32,6 +61,8 @@ const RUNTIME_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 64;
 /// Longest wait for what still runs on that runtime when everything else has ended.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the runtime shows that it turns.
+const PULSE: Duration = Duration::from_millis(100);
 
 /// Why an appliance does not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +76,15 @@ pub enum StartError {
     /// Signed URLs cannot be told from forged ones.
     #[error("read the keys of signed URLs")]
     Signing(#[from] serve::SigningError),
+    /// The networks that are served are not known.
+    #[error("read the networks that are served")]
+    Clients(#[from] serve::ClientsError),
+    /// Operators cannot be told from others.
+    #[error("guard the admin listener")]
+    Guard(#[from] admin::GuardError),
+    /// The process cannot be confined, though the kernel says that it can.
+    #[error("confine the process, which process.sandbox = \"off\" leaves out")]
+    Sandbox(#[from] sandbox::SandboxError),
     /// The access log cannot be opened.
     #[error("open the access log")]
     AccessLog(#[source] io::Error),
@@ -54,9 +94,18 @@ pub enum StartError {
     /// What is held cannot be opened.
     #[error("open the catalog")]
     Catalog(#[from] catalog::OpenError),
+    /// Manifests cannot be told from forged ones.
+    #[error("read the keys of manifests")]
+    Control(#[from] control::StartError),
+    /// The client that asks for manifests cannot be set up.
+    #[error("set up the client that asks for manifests")]
+    Pull(#[source] control::pull::PullError),
     /// A source cannot be set up.
     #[error("set up fill")]
     Fill(#[from] fill::StartError),
+    /// A steering service cannot be reported to.
+    #[error("set up steering")]
+    Steering(#[from] steering::ServiceError),
     /// The system has no threads for us.
     #[error("start threads")]
     Threads(#[source] io::Error),
@@ -76,8 +125,7 @@ pub struct Appliance {
 struct Parts {
     phase: PhaseCell,
     access_log: Arc<AccessLog>,
-    renewal: Option<Arc<serve::Renewal>>,
-    signing: Option<Arc<serve::Signing>>,
+    running: Arc<Running>,
     catalog: Arc<Catalog>,
     runtime: Runtime,
     fill: fill::Fill,
@@ -92,37 +140,63 @@ struct View {
     catalog: Arc<Catalog>,
     residency: Arc<Residency>,
     metrics: Arc<Metrics>,
+    control: Arc<Control>,
     listeners: Vec<SocketAddr>,
-    sources: Vec<String>,
+    /// Names of sources that only a manifest's addresses lead to.
+    by_manifest: Vec<String>,
     workers: usize,
+    purging: Purging,
+    health: Arc<Watch>,
+    nightly: Arc<Nightly>,
+    reporter: Arc<steering::Reporter>,
+    drained: Arc<Drained>,
+    history: Arc<History>,
 }
 
 impl Appliance {
-    /// Starts an appliance; it serves when this returns. Blocks while volumes are opened.
+    /// Starts an appliance; it serves when this returns. Blocks while volumes are opened. The process is confined to what the configuration
+    /// names and to `also`, unless `process.sandbox` says otherwise: to be called before there are other threads.
     ///
     /// # Errors
     /// See [`StartError`]. Nothing is left running.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    pub fn start(config: Config, also: Reach) -> Result<Self, StartError> {
+        Self::start_by(config, also, Clock::system(), InForce::default())
+    }
+
+    /// As [`Appliance::start`], by a clock and for manifests that somebody else moves.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_by(config: Config, also: Reach, clock: Clock, in_force: InForce) -> Result<Self, StartError> {
         net::tls::install_provider();
-        match rlimit::increase_nofile_limit(u64::MAX) {
-            Ok(limit) => tracing::debug!(limit, "file descriptors"),
-            Err(err) => tracing::warn!(error = %err, "the limit of file descriptors cannot be raised"),
-        }
-        let (started, clock, phase) = (Instant::now(), Clock::system(), PhaseCell::default());
+        raise_limits(&config);
+        let (started, phase) = (Instant::now(), PhaseCell::default());
         let worker_count = serve::worker_count(&config.serve);
         let metrics = Arc::new(Metrics::new(worker_count));
         let renewal = serve::Renewal::start(&config.serve, &metrics, &clock)?;
         let signing = serve::Signing::start(&config.serve, &metrics)?;
-        let listeners = serve::bind(&config.serve).map_err(StartError::Listen)?;
-        let admin_listener = admin::bind(&config.admin).map_err(StartError::Listen)?;
+        let clients = serve::Clients::start(&config.serve, &metrics)?;
+        let guard = admin::Guard::start(&config.admin, &metrics, &clock)?;
+        let mut inherited = Inherited::of_this_process().map_err(StartError::Listen)?;
+        let listeners = serve::bind(&config.serve, &mut inherited).map_err(StartError::Listen)?;
+        let admin_listener = admin::bind(&config.admin, &mut inherited).map_err(StartError::Listen)?;
+        inherited.finish().map_err(StartError::Listen)?;
         let admin = admin_listener.local_addr().map_err(StartError::Listen)?;
         let (http, https) = (listeners.http().to_vec(), listeners.https().to_vec());
+        confine(&config, also)?;
         let access_log =
             Arc::new(AccessLog::start(&config.telemetry.access, worker_count).map_err(StartError::AccessLog)?);
         let residency = Arc::new(Residency::new(&config.storage).map_err(StartError::Engine)?);
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let (catalog, demands) =
             Catalog::open(&config.catalog, &config.storage, &disk, clock.clone(), Arc::clone(&metrics))?;
+
+        let control = Control::start(
+            &config.control,
+            config.source_rules(),
+            (clock.clone(), in_force.clone()),
+            Arc::clone(&metrics),
+        )?;
 
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(RUNTIME_THREADS)
@@ -131,14 +205,47 @@ impl Appliance {
             .enable_all()
             .build()
             .map_err(StartError::Threads)?;
+        // Fill is there before viewers are, and before anybody judges how the box is.
+        let watch = Arc::new(OnceLock::new());
         let fill = {
             let _inside = runtime.enter();
+            control::pull::start(&control).map_err(StartError::Pull)?;
             fill::start(
                 &config.fill,
                 Arc::clone(&catalog),
                 demands,
                 (&metrics, clock.clone(), config.storage.block_size),
+                (in_force, load_meter(&metrics, &residency, &watch)),
             )?
+        };
+        let watched = watched(&config, (&phase, &clock), (&catalog, &residency, &metrics), &control);
+        let health = Watch::start(watched::limits(&config), watched);
+        runtime.spawn(Arc::clone(&health).run());
+        watch.get_or_init(|| Arc::clone(&health));
+        let drained = Arc::new(Drained::default());
+        let told = Told {
+            phase: phase.clone(),
+            health: Arc::clone(&health),
+            drained: Arc::clone(&drained),
+            nightly: fill.nightly(),
+        };
+        let reporter = Arc::new(steering::Reporter::new(
+            config.steering.clone(),
+            told::listeners(&http, &https),
+            (Arc::new(told), Arc::clone(&catalog)),
+            (clock.clone(), Arc::clone(&metrics)),
+        ));
+        {
+            let _inside = runtime.enter();
+            steering::start(&reporter, steering::prepare(&config.steering)?, &phase.watch());
+        }
+        let history = Arc::new(History::new(config.admin.history));
+        let sampled = Sampled {
+            metrics: Arc::clone(&metrics),
+            health: Arc::clone(&health),
+            catalog: Arc::clone(&catalog),
+            clock: clock.clone(),
+            history: Arc::clone(&history),
         };
         let view = Arc::new(View {
             started,
@@ -146,43 +253,60 @@ impl Appliance {
             catalog: Arc::clone(&catalog),
             residency: Arc::clone(&residency),
             metrics: Arc::clone(&metrics),
+            control: Arc::clone(&control),
             listeners: [http.as_slice(), &https].concat(),
-            sources: config.fill.sources.iter().map(|source| source.name.clone()).collect(),
+            by_manifest: config.fill.by_manifest.iter().map(|source| source.name.clone()).collect(),
             workers: worker_count,
+            purging: Purging::new(&catalog),
+            health: Arc::clone(&health),
+            nightly: fill.nightly(),
+            reporter: Arc::clone(&reporter),
+            drained,
+            history: Arc::clone(&history),
         });
+        runtime.spawn(sampled.run());
         observe(&metrics, &view, &access_log);
         let (stop_admin, stopped) = oneshot::channel::<()>();
-        let admin_config = config.admin.clone();
+        let admin_guard = Arc::clone(&guard);
         runtime.spawn(async move {
             let stop = async { drop(stopped.await) };
-            if let Err(err) = admin::serve(admin_listener, &admin_config, view, stop).await {
+            if let Err(err) = admin::serve(admin_listener, admin_guard, view, stop).await {
                 tracing::error!(error = %err, "the admin listener ended");
             }
         });
-        if let Some(renewal) = &renewal {
-            let renewal = Arc::clone(renewal);
-            runtime.spawn(look_at_files(config.serve.tls.check_interval, move || renewal.look()));
-        }
-        if let Some(signing) = &signing {
-            let signing = Arc::clone(signing);
-            runtime.spawn(look_at_files(config.serve.signing.check_interval, move || signing.look()));
-        }
         let foundation = serve::Foundation {
             catalog: Arc::clone(&catalog),
             residency,
             renewal: renewal.clone(),
-            signing: signing.clone(),
-            metrics,
+            metrics: Arc::clone(&metrics),
             access_log: Arc::clone(&access_log),
             clock,
             phase: phase.clone(),
-            window: config.storage.window.0,
-            read_ahead: config.fill.read_ahead.0,
+            identity: fill.identity(),
         };
-        let workers = serve::start(&config.serve, listeners, &foundation).map_err(StartError::Threads)?;
+        let terms = reload::terms(&config, signing.clone(), clients.clone());
+        let workers = serve::start(terms, listeners, &foundation).map_err(StartError::Threads)?;
+        let running = Arc::new(Running {
+            config: Mutex::new(config),
+            renewal,
+            signing: ArcSwapOption::new(signing),
+            clients: ArcSwapOption::new(clients),
+            offering: workers.offering(),
+            guard,
+            catalog: Arc::clone(&catalog),
+            fill: fill.changing(),
+            control,
+            health,
+            reporter,
+            phase: phase.clone(),
+            metrics: Arc::clone(&metrics),
+            changed: Notify::new(),
+        });
+        running.watch_files(&runtime);
+        count_clients(&metrics, &running);
         phase.enter(Phase::Serving);
         tracing::info!(?http, ?https, %admin, workers = worker_count, assets = catalog.len(), "serving");
-        let parts = Parts { phase, access_log, renewal, signing, catalog, runtime, fill, stop_admin, workers };
+        let parts = Parts { phase, access_log, running, catalog, runtime, fill, stop_admin, workers };
         Ok(Self { http, https, admin, parts })
     }
 
@@ -201,15 +325,41 @@ impl Appliance {
         self.admin
     }
 
-    /// Opens the access log's file anew, and has certificates and keys read anew.
-    pub fn reload(&self) {
+    /// Opens the logs' files anew, has certificates, keys and tokens read anew, and takes over what of `new`, where there is one, takes no
+    /// restart; returns when that is done.
+    ///
+    /// # Errors
+    /// The other configuration cannot be taken over; nothing of it is.
+    pub async fn reload(&self, new: Option<Config>) -> Result<(), ReloadError> {
         self.parts.access_log.reopen();
-        if let Some(renewal) = self.parts.renewal.clone() {
-            self.parts.runtime.spawn_blocking(move || renewal.reload());
+        let (running, runtime) = (Arc::clone(&self.parts.running), &self.parts.runtime);
+        let files = Arc::clone(&running);
+        if runtime.spawn_blocking(move || files.read_files()).await.is_err() {
+            tracing::error!("reading files anew panicked");
         }
-        if let Some(signing) = self.parts.signing.clone() {
-            self.parts.runtime.spawn_blocking(move || signing.reload());
-        }
+        let Some(new) = new else { return Ok(()) };
+        runtime.spawn(running.take_over(new)).await.map_err(|_| ReloadError::Panicked)?
+    }
+
+    /// Serves on, and says that viewers should be sent elsewhere: it is about to stop.
+    pub fn leave(&self) {
+        tracing::info!("about to stop: viewers are to be sent elsewhere");
+        self.parts.phase.enter(Phase::Leaving);
+    }
+
+    /// Counts that all grow as long as every worker and the runtime turn.
+    pub fn pulses(&self) -> Vec<Arc<AtomicU64>> {
+        let mut pulses = self.parts.workers.pulses();
+        let pulse = Arc::<AtomicU64>::default();
+        pulses.push(Arc::clone(&pulse));
+        self.parts.runtime.spawn(async move {
+            let mut ticks = tokio::time::interval(PULSE);
+            loop {
+                ticks.tick().await;
+                pulse.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        pulses
     }
 
     /// Drains, makes everything durable and ends. On a thread of its own, since it blocks and ends a runtime.
@@ -233,7 +383,7 @@ impl Parts {
     /// In the reverse order of the start.
     fn end(self) {
         tracing::info!("draining");
-        self.phase.enter(Phase::Draining);
+        self.phase.enter(Phase::Stopping);
         self.workers.join();
         self.runtime.block_on(self.fill.stop());
         self.catalog.close();
@@ -245,23 +395,31 @@ impl Parts {
     }
 }
 
-/// Looks at files that may change for as long as the runtime lives.
-async fn look_at_files(every: Duration, look: impl Fn() + Clone + Send + 'static) {
-    let mut looks = tokio::time::interval(every);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        looks.tick().await;
-        if tokio::task::spawn_blocking(look.clone()).await.is_err() {
-            tracing::error!("looking at files panicked");
-        }
-    }
+/// Has it counted, at each scrape, how many clients are remembered.
+fn count_clients(metrics: &Metrics, running: &Arc<Running>) {
+    let running = Arc::downgrade(running);
+    metrics.before_scrape(move |metrics| {
+        let clients = running.upgrade().and_then(|running| running.clients.load_full());
+        metrics.clients_remembered.set(clients.map_or(0, |clients| clients.remembered()) as u64);
+    });
 }
 
 /// Has gauges set whenever somebody scrapes.
 fn observe(metrics: &Metrics, view: &Arc<View>, access_log: &Arc<AccessLog>) {
     let (started, catalog) = (view.started, Arc::downgrade(&view.catalog));
     let (residency, access_log) = (Arc::clone(&view.residency), Arc::clone(access_log));
+    let health = Arc::downgrade(&view.health);
+    metrics.before_scrape(move |_| {
+        // What is scraped is no older than what `/ready` says.
+        if let Some(health) = health.upgrade() {
+            health.look();
+        }
+    });
+    let nightly = Arc::downgrade(&view.nightly);
     metrics.before_scrape(move |metrics| {
+        if let Some(nightly) = nightly.upgrade() {
+            metrics.set_planned(nightly.progress().numbers());
+        }
         metrics.uptime_seconds.set(started.elapsed().as_secs());
         metrics.access_log_dropped.set(access_log.dropped());
         let (waits, micros) = residency.cold_waits();
@@ -281,16 +439,29 @@ fn observe(metrics: &Metrics, view: &Arc<View>, access_log: &Arc<AccessLog>) {
     });
 }
 
+/// The last second, as JSON.
+fn traffic(last: &admin::Sample) -> Value {
+    json!({
+        "bits_per_second": last.egress,
+        "requests_per_second": last.requests,
+        "hit_percent": last.hit_percent,
+        "first_byte_seconds": last.first_byte.map(|millis| millis / 1000.0),
+        "fill_bits_per_second": last.fill,
+    })
+}
+
+impl View {
+    /// What a drain has come to.
+    fn standing(&self) -> Value {
+        json!({ "phase": self.phase.now().label(), "connections": self.metrics.connections() })
+    }
+}
+
 impl Subject for View {
-    fn ready(&self) -> Result<(), Vec<String>> {
-        let mut reasons = Vec::new();
-        if self.phase.now() != Phase::Serving {
-            reasons.push(format!("the appliance is {}", self.phase.now().label()));
-        }
-        if self.catalog.volumes().all(|volume| volume.state() == VolumeState::Failed) {
-            reasons.push("no volume is in use".into());
-        }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    fn ready(&self) -> (bool, Value) {
+        let health = self.health.health_now();
+        let ready = health.is_ready();
+        (ready, json!({ "ready": ready, "state": health.state, "reasons": health.reasons }))
     }
 
     fn status(&self) -> Value {
@@ -315,11 +486,15 @@ impl Subject for View {
                 "errors": counters.errors().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             })
         };
+        let health = self.health.health_now();
         json!({
+            "appliance": self.reporter.appliance(),
             "version": env!("CARGO_PKG_VERSION"),
             "phase": self.phase.now().label(),
-            "ready": self.ready().is_ok(),
-            "not_ready_because": self.ready().err().unwrap_or_default(),
+            "ready": health.is_ready(),
+            "health": health,
+            "load": self.health.snapshot().load,
+            "traffic": traffic(&self.history.last()),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "listeners": self.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "workers": self.workers,
@@ -331,11 +506,75 @@ impl Subject for View {
                 "demands_queued": self.catalog.demands_queued(),
             },
             "volumes": self.catalog.volumes().map(volume).collect::<Vec<_>>(),
-            "sources": self.sources.iter().map(source).collect::<Vec<_>>(),
+            "manifest": control::status(&self.control.standing()),
+            "sources": self.health.limits().sources.iter().chain(&self.by_manifest).map(source).collect::<Vec<_>>(),
+            "fill": self.nightly.progress().status(),
+            "steering": self.reporter.status(),
         })
+    }
+
+    fn history(&self) -> Arc<History> {
+        Arc::clone(&self.history)
     }
 
     fn metrics(&self) -> String {
         self.metrics.render()
+    }
+
+    fn control(&self) -> Option<Arc<Control>> {
+        Some(Arc::clone(&self.control))
+    }
+
+    fn report(&self, wanted: &ReportWanted) -> Vec<u8> {
+        let ours = wanted.boot_id.as_deref() == Some(self.reporter.boot_id());
+        let known = steering::Known {
+            availability: wanted.since.filter(|_| ours),
+            clients: wanted.clients.filter(|_| ours),
+            wants_full: wanted.full,
+        };
+        self.reporter.write(known).body
+    }
+
+    fn drain(&self) -> Result<Value, Refused> {
+        if self.phase.now() == Phase::Starting {
+            return Err(Refused::new(Why::Conflict, "starting", "it does not serve yet"));
+        }
+        self.drained.is_the_operators();
+        if self.phase.now() == Phase::Serving && self.phase.enter(Phase::Drained) == Phase::Drained {
+            tracing::info!("drained by order: viewers are to be sent elsewhere; those that come are served");
+        }
+        Ok(self.standing())
+    }
+
+    fn purge(&self, order: PurgeOrder) -> Answering {
+        self.purging.purge(order)
+    }
+
+    fn undrain(&self) -> Result<Value, Refused> {
+        let before = self.phase.now();
+        match self.phase.undrain() {
+            Phase::Leaving | Phase::Stopping => {
+                Err(Refused::new(Why::Conflict, "stopping", "it is about to stop, and cannot be held"))
+            }
+            now => {
+                if before != now {
+                    tracing::info!("the drain is taken back");
+                }
+                Ok(self.standing())
+            }
+        }
+    }
+
+    fn fill_now(&self) -> Result<Value, Refused> {
+        if self.nightly.fill_now() {
+            tracing::info!("filling now, by order");
+            return Ok(self.nightly.progress().status());
+        }
+        Err(Refused::new(Why::Conflict, "no_manifest", "there is no manifest to fill for"))
+    }
+
+    fn why(&self, path: &str) -> Result<Value, Refused> {
+        let key = AssetKey::parse(path, None).map_err(|err| Refused::new(Why::Faulty, "no_path", err.to_string()))?;
+        Ok(self.nightly.why(&key))
     }
 }

@@ -3,13 +3,14 @@
 //! ```text
 //! origin, tier, peers ──▶ fill ──▶ storage ──▶ catalog ──▶ serve ──▶ players
 //!                                     │            ▲
-//!                                     └─ residency ┘        admin ──▶ operators
+//! control plane ──▶ control ─┘        └─ residency ┘  health ──▶ admin ──▶ operators
+//!                                                        └────▶ steering ──▶ steering services
 //! ```
 //!
 //! Imports go down only, never sideways (`tests/architecture.rs`):
 //!
 //! ```text
-//! main > cli > appliance > config > {serve fill admin} > catalog > storage > {net telemetry} > sys > asset
+//! main > cli > appliance > config > {serve fill steering admin} > {health control} > catalog > storage > {net telemetry} > sys > asset
 //! ```
 
 pub mod admin;
@@ -18,9 +19,12 @@ pub mod asset;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod fill;
+pub mod health;
 pub mod net;
 pub mod serve;
+pub mod steering;
 pub mod storage;
 pub mod sys;
 pub mod telemetry;

@@ -9,7 +9,7 @@
 //! Others: `--seconds=2` (each round), `--rounds=5`, `--cold-gib=12`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
 //! compared, not measured), `--test` (a short run that shows that all of it works).
 //!
-//! oca runs as it comes, with its metrics and its access log; nginx with its log off, and with the best of several configurations,
+//! oca runs as it comes, with its metrics and its access log, but refuses nobody (`serve.queue_delay_max`), as nginx does not; nginx with its log off, and with the best of several configurations,
 //! found anew for each workload: the one with the highest throughput, and the one with the least CPU time, are both measured, and
 //! each ratio is against the better. Figures are medians over the rounds. Load and servers share a machine, so that only ratios of
 //! one run mean something. "busy" is the part of its core that a server used, "load busy" that of the load: where the latter is near
@@ -99,6 +99,10 @@ fn main() -> Fallible<()> {
     };
     if flag("write") && (smoke || cfg!(debug_assertions)) {
         return Err("a short run, or one of a debug build, makes no figures to write down".into());
+    }
+    // A table of some rows would take the place of the whole one, and one of another build would look like this one's.
+    if flag("write") && !(values("row").is_empty() && values("only").is_empty() && values("oca").is_empty()) {
+        return Err("--write is for a whole run of this build: without --only, --row and --oca".into());
     }
     cores::pin_to_load()?;
     println!("{}\n", report::machine());

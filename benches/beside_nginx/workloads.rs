@@ -90,7 +90,8 @@ pub(crate) fn appliances(
         fs::create_dir_all(&own)?;
         let mut setup = Setup::new(&own, capacity);
         source.clone_into(&mut setup.source);
-        let serve = format!("workers = 1\n{serve}");
+        // A thousand who ask again at once are more than a core can do, which it would say to some of them (503).
+        let serve = format!("workers = 1\nqueue_delay_max = \"0 s\"\n{serve}");
         (setup.serve, setup.tables, setup.binary, setup.pinned, setup.log) = (&serve, tables, binary, true, true);
         made.push(Named { name, server: Server::Oca(setup.start()?) });
     }

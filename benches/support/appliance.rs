@@ -124,7 +124,7 @@ impl Appliance {
     /// Sum of a metric's series.
     pub(crate) fn metric(&self, name: &str) -> io::Result<f64> {
         let mut stream = TcpStream::connect(self.admin)?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let series =

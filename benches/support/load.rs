@@ -4,6 +4,7 @@
 //! With `verify`, bodies are read and compared, byte for byte, instead.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write as _},
     net::{SocketAddr, TcpStream},
     sync::Arc,
@@ -167,6 +168,82 @@ impl Load<'_> {
         outcome.seconds = begun.elapsed().as_secs_f64();
         outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
         outcome.disk_bytes = cores::disk_bytes(&self.servers) - disk;
+        outcome.load_cpu_seconds = cores::cpu_seconds(&own) - own_cpu;
+        Ok(outcome)
+    }
+}
+
+impl Load<'_> {
+    /// Runs it as an open loop: requests come at random moments, `rate` a second on average, whether or not those before were answered. Latency
+    /// is from the moment at which a request is due, so that waiting for a free connection counts.
+    ///
+    /// # Errors
+    /// As of `run`.
+    pub(crate) fn run_open(&mut self, rate: f64) -> io::Result<Outcome> {
+        let mut random = Random::new(self.address.port().into());
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut connections = Vec::with_capacity(self.connections);
+        for number in 0..self.connections {
+            let connection = Connection::open(self.address, &self.protocol, (self.next)(&mut random))?;
+            epoll::add(&poll, &connection.stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
+            connections.push(connection);
+        }
+        let mut outcome = Outcome {
+            requests: 0,
+            bytes: 0,
+            seconds: 0.0,
+            cpu_seconds: 0.0,
+            disk_bytes: 0,
+            load_cpu_seconds: 0.0,
+            latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
+        };
+        let own = [std::process::id()];
+        let mut scratch = vec![0_u8; DROP_MAX];
+        let mut events = Vec::with_capacity(1024);
+        let mut idle: Vec<usize> = (0..self.connections).collect();
+        let mut waiting = VecDeque::new();
+        let (begun, cpu, own_cpu) = (Instant::now(), cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own));
+        let (end, mut due) = (begun + self.time, begun);
+        loop {
+            let now = Instant::now();
+            while due <= now && due < end {
+                waiting.push_back(due);
+                due += Duration::from_secs_f64(-(1.0 - random.unit()).ln() / rate);
+            }
+            while !waiting.is_empty()
+                && let Some(number) = idle.pop()
+            {
+                let connection = &mut connections[number];
+                connection.ask = (self.next)(&mut random);
+                connection.send()?;
+                connection.sent_at = waiting.pop_front().unwrap_or(now);
+            }
+            if due >= end && idle.len() == connections.len() {
+                break;
+            }
+            let wait = if due < end { due.saturating_duration_since(now) } else { PATIENCE };
+            let wait = rustix::event::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
+            events.clear();
+            let ask = || epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&wait));
+            rustix::io::retry_on_intr(ask)?;
+            if now > end + PATIENCE {
+                return Err(io::Error::other(format!("{}: no answer for {PATIENCE:?}", self.address)));
+            }
+            for event in &events {
+                let number = event.data.u64() as usize;
+                let connection = &mut connections[number];
+                if idle.contains(&number) || !connection.read(&mut scratch, self.verify.as_deref())? {
+                    continue;
+                }
+                let micros = connection.sent_at.elapsed().as_micros() as u64;
+                outcome.latency.saturating_record(micros.max(1));
+                outcome.requests += 1;
+                outcome.bytes += connection.ask.len;
+                idle.push(number);
+            }
+        }
+        outcome.seconds = begun.elapsed().as_secs_f64();
+        outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
         outcome.load_cpu_seconds = cores::cpu_seconds(&own) - own_cpu;
         Ok(outcome)
     }

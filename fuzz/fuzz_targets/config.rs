@@ -5,7 +5,9 @@ use oca::config::{Config, Machine};
 
 fn target(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Err(faults) = Config::parse("fuzz.toml", text, Machine { descriptors: 20_000, maps: 65_530, now: None }) {
+    if let Err(faults) =
+        Config::parse("fuzz.toml", text, Machine { descriptors: 20_000, maps: 65_530, backlog: 4096, now: None })
+    {
         assert!(faults.count() > 0);
         assert!(!faults.to_string().is_empty());
     }

@@ -126,6 +126,39 @@ impl AssetKey {
     }
 }
 
+/// The beginning of assets' paths, decoded: up to a slash, or in the middle of a name. The empty one begins all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPrefix(Box<str>);
+
+impl PathPrefix {
+    /// A prefix as it stands in a URL: percent-encoded, with its leading slash.
+    ///
+    /// # Errors
+    /// No path that a key can have begins so.
+    pub fn parse(text: &str) -> Result<Self, KeyError> {
+        let encoded = text.strip_prefix('/').ok_or(KeyError::Segment)?;
+        if encoded.len() > 3 * KEY_BYTES_MAX {
+            return Err(KeyError::TooLong);
+        }
+        Self::decoded(&decode(encoded)?)
+    }
+
+    /// A prefix as it is written where nothing is percent-encoded: decoded, without leading slash.
+    ///
+    /// # Errors
+    /// No path that a key can have begins so.
+    pub fn decoded(plain: &str) -> Result<Self, KeyError> {
+        // What it would be with one more character.
+        check_path(&format!("{plain}x"))?;
+        if plain.len() > KEY_BYTES_MAX { Err(KeyError::TooLong) } else { Ok(Self(plain.into())) }
+    }
+
+    /// Without the leading slash.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// In one pass over the bytes, since every request comes through here.
 fn check_path(plain: &str) -> Result<(), KeyError> {
     // Beyond ASCII, the bytes of a control character do not tell it from others.
@@ -250,6 +283,24 @@ mod tests {
             let key = AssetKey::from_record(&path, None);
             assert_eq!(key.as_ref().map(AssetKey::as_str).map_err(|err| *err), expected, "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_prefix_begins_keys_and_nothing_else() {
+        for (text, plain) in [("/", ""), ("/a", "a"), ("/a/", "a/"), ("/a%20b/%C3%A9", "a b/é")] {
+            assert_eq!(PathPrefix::parse(text).as_ref().map(PathPrefix::as_str), Ok(plain), "{text}");
+        }
+        for (text, why) in [
+            ("", KeyError::Segment),
+            ("a/", KeyError::Segment),
+            ("//", KeyError::Segment),
+            ("/a/../b", KeyError::Segment),
+            ("/a%2fb", KeyError::Encoding),
+            ("/a%0a", KeyError::Character),
+        ] {
+            assert_eq!(PathPrefix::parse(text), Err(why), "{text}");
+        }
+        assert_eq!(PathPrefix::parse(&format!("/{}", "a".repeat(KEY_BYTES_MAX + 1))), Err(KeyError::TooLong));
     }
 
     #[test]

@@ -68,6 +68,14 @@ impl Blocks {
         self.present == self.count
     }
 
+    /// Whether the bytes of every block are on disk, compared with their digest or not yet.
+    pub(super) fn all_here(&self) -> bool {
+        let is_here =
+            |state: &BlockState| matches!(state, BlockState::Present | BlockState::Unverified | BlockState::Verifying);
+        // The rest counts only where not every block differs from it.
+        (is_here(&self.rest) || self.differing.len() == self.count as usize) && self.differing.values().all(is_here)
+    }
+
     /// Whether somebody has asked for a block that is not here yet.
     pub(super) fn any_on_its_way(&self) -> bool {
         self.differing.values().any(|state| {
@@ -99,23 +107,34 @@ impl Blocks {
     pub(super) fn want(&mut self, blocks: Range<u32>) -> Wanted {
         let mut wanted = Wanted::default();
         for block in blocks.start..blocks.end.min(self.count) {
-            let state = self.state(block);
-            match state {
-                BlockState::Missing | BlockState::Torn => {
-                    self.set(block, BlockState::Wanted { reserved: state.is_reserved() });
-                    match wanted.fetch.last_mut() {
-                        Some(run) if run.end == block => run.end = block + 1,
-                        _ => wanted.fetch.push(block..block + 1),
-                    }
-                }
+            match self.state(block) {
+                BlockState::Missing | BlockState::Torn => {}
                 BlockState::Unverified => {
                     self.set(block, BlockState::Verifying);
                     wanted.verify.push(block);
                 }
-                _ => wanted.waiting |= state != BlockState::Present,
+                state => wanted.waiting |= state != BlockState::Present,
             }
         }
+        wanted.fetch = self.claim(blocks);
         wanted
+    }
+
+    /// Marks what is missing in `blocks` as wanted and gives it back as runs. What has to be verified is left as it is: whoever marks it has to
+    /// ask the verifier.
+    pub(super) fn claim(&mut self, blocks: Range<u32>) -> Vec<Range<u32>> {
+        let mut runs: Vec<Range<u32>> = Vec::new();
+        for block in blocks.start..blocks.end.min(self.count) {
+            let state = self.state(block);
+            if matches!(state, BlockState::Missing | BlockState::Torn) {
+                self.set(block, BlockState::Wanted { reserved: state.is_reserved() });
+                match runs.last_mut() {
+                    Some(run) if run.end == block => run.end = block + 1,
+                    _ => runs.push(block..block + 1),
+                }
+            }
+        }
+        runs
     }
 
     /// Takes back what nobody will fetch: wanted blocks, and those that `writer` had begun.
@@ -188,6 +207,7 @@ mod tests {
     fn what_an_unclean_stop_left_is_verified_first() {
         let mut blocks = Blocks::new(3, BlockState::Unverified);
         assert_eq!(blocks.available(0, 3 * MIB, SIZE), 0);
+        assert!(blocks.claim(0..3).is_empty(), "a fetch takes nothing of it");
         assert_eq!(blocks.want(1..2).verify, [1]);
         assert_eq!(blocks.want(1..2).verify, [] as [u32; 0]);
         blocks.set(1, BlockState::Present);

@@ -1,7 +1,7 @@
 //! The catalog's record on its volume: a SQLite database in WAL mode, so that it survives crashes and operators can open it.
 //!
 //! `asset` has a row per version, `block` a row per durable block with its BLAKE3 digest, `volume` whether the last stop was
-//! clean. A row says only what is durable: a block's data is synced before its row is committed.
+//! clean, `purge` what was purged lately. A row says only what is durable: a block's data is synced before its row is committed.
 
 use std::{path::Path, time::Duration};
 
@@ -10,11 +10,20 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 /// What SQLite says when it cannot.
 pub(super) use rusqlite::Error as DatabaseError;
 
-use super::{Lifetime, Meta, SharedText, entry::Entry};
-use crate::asset::{AssetKey, Digest, EntityTag, UnixTime, Validators};
+use super::{Lifetime, Meta, SharedText, entry::Entry, purge::PurgeRow};
+use crate::asset::{AssetKey, Digest, EntityTag, Sha256, UnixTime, Validators};
 
-/// Version of the schema. Another one is refused.
-const SCHEMA: i64 = 1;
+/// Version of the schema. Older ones are brought up to it, others are refused.
+const SCHEMA: i64 = 2;
+
+/// What version 1 lacked.
+const FROM_1: &str = "
+ALTER TABLE asset ADD COLUMN sha256 BLOB;
+ALTER TABLE asset ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Purges kept on record, so that a volume that was away can catch up.
+const PURGES_MAX: u32 = 4096;
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS volume (clean INTEGER NOT NULL);
@@ -34,7 +43,9 @@ CREATE TABLE IF NOT EXISTS asset (
     fresh_until INTEGER NOT NULL,           -- seconds since 1970; -1: for ever
     stale_until INTEGER NOT NULL,
     sealed INTEGER NOT NULL,                -- whether every block is there
-    used INTEGER NOT NULL                   -- last use, seconds since 1970
+    used INTEGER NOT NULL,                  -- last use, seconds since 1970
+    sha256 BLOB,                            -- digest of the whole, where it was compared with a manifest's
+    pinned INTEGER NOT NULL DEFAULT 0       -- whether it is kept whatever the order of eviction says
 );
 CREATE TABLE IF NOT EXISTS block (
     serial INTEGER NOT NULL,
@@ -42,6 +53,13 @@ CREATE TABLE IF NOT EXISTS block (
     digest BLOB NOT NULL,                   -- BLAKE3 of the block's bytes
     PRIMARY KEY (serial, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS purge (
+    id INTEGER PRIMARY KEY,                 -- the same on every volume
+    path TEXT NOT NULL,                     -- decoded
+    is_prefix INTEGER NOT NULL,             -- whether all that begins so is meant
+    ordered INTEGER NOT NULL,               -- seconds since 1970
+    serial INTEGER NOT NULL                 -- versions up to this one are yet to go; 0: all have gone
+);
 ";
 
 /// One volume's database.
@@ -59,6 +77,9 @@ pub(super) struct Stored {
     pub(super) lifetime: Lifetime,
     pub(super) sealed: bool,
     pub(super) used: UnixTime,
+    /// SHA-256 of the whole, where it was compared.
+    pub(super) whole: Option<Sha256>,
+    pub(super) pinned: bool,
     /// The blocks that are there, for an asset that is not sealed.
     pub(super) blocks: Vec<u32>,
 }
@@ -81,13 +102,19 @@ impl Database {
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA temp_store = MEMORY;")?;
         let schema: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if schema != 0 && schema != SCHEMA {
+        if !(0..=SCHEMA).contains(&schema) {
             return Err(rusqlite::Error::InvalidParameterName(format!(
                 "the catalog has schema {schema}, this version reads {SCHEMA}"
             )));
         }
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        if schema == 1 {
+            connection.execute_batch(FROM_1)?;
+        }
         connection.execute_batch(TABLES)?;
-        connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}"))?;
+        // What lacks a block is not whole any more: a crash may have come between the two records.
+        connection.execute_batch("UPDATE asset SET sha256 = NULL WHERE sealed = 0 AND sha256 IS NOT NULL")?;
+        connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}; COMMIT"))?;
         let clean: Option<bool> = connection.query_row("SELECT clean FROM volume", [], |row| row.get(0)).optional()?;
         if clean.is_none() {
             connection.execute("INSERT INTO volume (clean) VALUES (0)", [])?;
@@ -118,7 +145,7 @@ impl Database {
     pub(super) fn load(&self, mut take: impl FnMut(Result<Stored, u64>)) -> rusqlite::Result<()> {
         let mut statement = self.connection.prepare(
             "SELECT serial, path, query, length, etag, last_modified, last_modified_strong, content_type, content_encoding,
-                    cache_control, ranged, born, fresh_until, stale_until, sealed, used FROM asset ORDER BY serial",
+                    cache_control, ranged, born, fresh_until, stale_until, sealed, used, sha256, pinned FROM asset ORDER BY serial",
         )?;
         let mut blocks = self.connection.prepare("SELECT number FROM block WHERE serial = ?1 ORDER BY number")?;
         let mut rows = statement.query([])?;
@@ -134,6 +161,21 @@ impl Database {
             take(Ok(asset));
         }
         Ok(())
+    }
+
+    /// The purges on record.
+    pub(super) fn purges(&self) -> rusqlite::Result<Vec<PurgeRow>> {
+        let mut statement = self.connection.prepare("SELECT id, path, is_prefix, ordered, serial FROM purge")?;
+        let rows = statement.query_map([], |row| {
+            Ok(PurgeRow {
+                id: row.get(0)?,
+                path: row.get(1)?,
+                is_prefix: row.get(2)?,
+                ordered: UnixTime(row.get::<_, i64>(3)?.cast_unsigned()),
+                serial: row.get::<_, i64>(4)?.cast_unsigned(),
+            })
+        })?;
+        rows.collect()
     }
 
     /// Begins a batch.
@@ -212,6 +254,8 @@ fn read_asset(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Stored>> {
         },
         sealed: row.get(14)?,
         used: UnixTime(unsigned(15)?),
+        whole: row.get::<_, Option<[u8; 32]>>(16)?.map(Sha256::new),
+        pinned: row.get(17)?,
         blocks: Vec::new(),
     }))
 }
@@ -278,7 +322,10 @@ impl Batch<'_> {
         self.transaction
             .prepare_cached("DELETE FROM block WHERE serial = ?1 AND number = ?2")?
             .execute(params![serial, number])?;
-        self.transaction.prepare_cached("UPDATE asset SET sealed = 0 WHERE serial = ?1")?.execute([serial]).map(drop)
+        self.transaction
+            .prepare_cached("UPDATE asset SET sealed = 0, sha256 = NULL WHERE serial = ?1")?
+            .execute([serial])
+            .map(drop)
     }
 
     /// Forgets a version.
@@ -286,6 +333,47 @@ impl Batch<'_> {
         let serial = serial.cast_signed();
         self.transaction.prepare_cached("DELETE FROM block WHERE serial = ?1")?.execute([serial])?;
         self.transaction.prepare_cached("DELETE FROM asset WHERE serial = ?1")?.execute([serial]).map(drop)
+    }
+
+    /// Records the digest of the whole, once it was compared.
+    pub(super) fn whole(&self, serial: u64, digest: Option<&[u8; 32]>) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("UPDATE asset SET sha256 = ?2 WHERE serial = ?1")?
+            .execute(params![serial.cast_signed(), digest])
+            .map(drop)
+    }
+
+    /// Records whether it is pinned.
+    pub(super) fn pinned(&self, serial: u64, pinned: bool) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached("UPDATE asset SET pinned = ?2 WHERE serial = ?1")?
+            .execute(params![serial.cast_signed(), pinned])
+            .map(drop)
+    }
+
+    /// Records a purge.
+    pub(super) fn purge(&self, row: &PurgeRow) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached(
+                "INSERT OR REPLACE INTO purge (id, path, is_prefix, ordered, serial) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![row.id, row.path, row.is_prefix, row.ordered.0.cast_signed(), row.serial.cast_signed()])
+            .map(drop)
+    }
+
+    /// Drops the oldest purges of those that are done.
+    pub(super) fn keep_latest_purges(&self) -> rusqlite::Result<()> {
+        self.transaction
+            .prepare_cached(
+                "DELETE FROM purge WHERE serial = 0 AND id IN (SELECT id FROM purge ORDER BY ordered DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([PURGES_MAX])
+            .map(drop)
+    }
+
+    /// Nothing that a purge means is left.
+    pub(super) fn purge_done(&self, id: i64) -> rusqlite::Result<()> {
+        self.transaction.prepare_cached("UPDATE purge SET serial = 0 WHERE id = ?1")?.execute([id]).map(drop)
     }
 
     /// Records a prolonged life.
@@ -318,4 +406,31 @@ impl Batch<'_> {
 /// Whether the error says only that the disk is full.
 pub(super) fn is_full(err: &rusqlite::Error) -> bool {
     err.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_catalog_of_the_version_before_is_brought_up_and_a_later_one_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("catalog.sqlite");
+        drop(Database::open(&path).expect("made"));
+        let old = Connection::open(&path).expect("open");
+        let back =
+            "ALTER TABLE asset DROP COLUMN sha256; ALTER TABLE asset DROP COLUMN pinned; PRAGMA user_version = 1;
+            INSERT INTO asset VALUES (7, 'a', NULL, 5, NULL, NULL, 0, NULL, NULL, NULL, 1, 0, -1, -1, 1, 9);";
+        old.execute_batch(back).expect("as version 1 had it");
+        drop(old);
+        let (database, _) = Database::open(&path).expect("brought up");
+        let mut rows = Vec::new();
+        database
+            .load(|row| rows.extend(row.ok().map(|row| (row.serial, row.whole, row.pinned, row.used))))
+            .expect("read");
+        assert_eq!(rows, [(7, None, false, UnixTime(9))]);
+        database.connection.execute_batch("PRAGMA user_version = 3").expect("set");
+        drop(database);
+        assert!(Database::open(&path).is_err());
+    }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Meta, Refusal, entry::Entry, negative::Negative};
+use super::{Asker, Meta, Refusal, entry::Entry, negative::Negative};
 use crate::{
     asset::{AssetId, AssetKey, ByteRange},
     telemetry::metrics::Counter,
@@ -78,6 +78,8 @@ pub enum Demand {
         entry: Arc<Entry>,
         /// A run of missing blocks.
         blocks: Range<u32>,
+        /// Who was the first to want them.
+        asker: Asker,
     },
     /// Ask whether a stale version is still good.
     Revalidate(Revalidation),
@@ -126,7 +128,33 @@ impl<A: Clone> Pending<A> {
     }
 }
 
-type Questions<A> = Mutex<HashMap<AssetId, Arc<Pending<A>>>>;
+/// The questions under way; a purge lets go of those that were asked before it.
+#[derive(Debug)]
+struct Questions<A>(Mutex<HashMap<AssetId, Question<A>>>);
+
+type Question<A> = (AssetKey, Arc<Pending<A>>);
+
+impl<A> Default for Questions<A> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<A> Questions<A> {
+    /// Ends a question; tells `then` only if it was not let go of, before another can be asked.
+    fn end(&self, id: &AssetId, pending: &Arc<Pending<A>>, then: impl FnOnce()) {
+        let mut questions = self.0.lock();
+        if questions.get(id).is_some_and(|(_, known)| Arc::ptr_eq(known, pending)) {
+            questions.remove(id);
+            then();
+        }
+    }
+
+    /// Whoever asks one of these from now on asks anew.
+    fn let_go(&self, purged: impl Fn(&AssetKey) -> bool) {
+        self.0.lock().retain(|_, (key, _)| !purged(key));
+    }
+}
 
 /// The board itself; the catalog owns it.
 #[derive(Debug)]
@@ -140,7 +168,7 @@ pub(super) struct Board {
 impl Board {
     pub(super) fn new(queue_max: usize, negative: Arc<Negative>) -> (Arc<Self>, Demands) {
         let (demands, taken) = mpsc::channel(queue_max.max(1));
-        let board = Self { demands, discoveries: Mutex::default(), revalidations: Mutex::default(), negative };
+        let board = Self { demands, discoveries: Questions::default(), revalidations: Questions::default(), negative };
         (Arc::new(board), Demands(taken))
     }
 
@@ -158,65 +186,70 @@ impl Board {
     }
 
     /// Asks for blocks that the caller has marked as wanted.
-    pub(super) fn fetch(&self, entry: &Arc<Entry>, blocks: Range<u32>) -> Result<(), Refusal> {
-        self.post(Demand::Blocks { entry: Arc::clone(entry), blocks })
+    pub(super) fn fetch(&self, entry: &Arc<Entry>, blocks: Range<u32>, asker: Asker) -> Result<(), Refusal> {
+        self.post(Demand::Blocks { entry: Arc::clone(entry), blocks, asker })
     }
 
     /// Asks about an unknown asset. `known` is looked up once more under the lock: an answer that came in between counts.
     pub(super) async fn discover(
         self: &Arc<Self>,
-        key: &AssetKey,
-        want: Want,
+        (key, want, asker): (&AssetKey, Want, Asker),
         known: impl FnOnce() -> Option<Result<Discovered, Refusal>>,
         collapsed: &Counter,
     ) -> Result<Discovered, Refusal> {
         let id = key.id();
         let (first, pending) = {
-            let mut discoveries = self.discoveries.lock();
-            if let Some(pending) = discoveries.get(&id) {
+            let mut discoveries = self.discoveries.0.lock();
+            if let Some((_, pending)) = discoveries.get(&id) {
                 collapsed.inc();
                 (false, Arc::clone(pending))
             } else if let Some(answer) = known() {
                 return answer;
             } else {
                 let pending = Pending::new();
-                discoveries.insert(id, Arc::clone(&pending));
+                discoveries.insert(id, (key.clone(), Arc::clone(&pending)));
                 (true, pending)
             }
         };
         if first {
             let board = Arc::clone(self);
-            let discovery = Discovery { key: key.clone(), want, pending: Arc::clone(&pending), board, answered: false };
-            self.post(Demand::Discover(discovery))?;
+            let (key, pending) = (key.clone(), Arc::clone(&pending));
+            self.post(Demand::Discover(Discovery { key, want, asker, pending, board, answered: false }))?;
         }
         pending.wait().await
     }
 
     /// Asks whether a stale version is still good.
-    pub(super) async fn revalidate(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
+    pub(super) async fn revalidate(self: &Arc<Self>, entry: &Arc<Entry>, asker: Asker) -> Result<Arc<Entry>, Refusal> {
         let (first, pending) = {
-            let mut revalidations = self.revalidations.lock();
+            let mut revalidations = self.revalidations.0.lock();
             match revalidations.get(&entry.id()) {
-                Some(pending) => (false, Arc::clone(pending)),
+                Some((_, pending)) => (false, Arc::clone(pending)),
                 None => {
                     let pending = Pending::new();
-                    revalidations.insert(entry.id(), Arc::clone(&pending));
+                    revalidations.insert(entry.id(), (entry.key().clone(), Arc::clone(&pending)));
                     (true, pending)
                 }
             }
         };
         if first {
             let board = Arc::clone(self);
-            let pending = Arc::clone(&pending);
-            self.post(Demand::Revalidate(Revalidation { entry: Arc::clone(entry), pending, board, answered: false }))?;
+            let (entry, pending) = (Arc::clone(entry), Arc::clone(&pending));
+            self.post(Demand::Revalidate(Revalidation { entry, asker, pending, board, answered: false }))?;
         }
         pending.wait().await
     }
 
+    /// Nobody joins a question about these that was asked before now, and what comes of it is not remembered.
+    pub(super) fn let_go(&self, purged: impl Fn(&AssetKey) -> bool) {
+        self.discoveries.let_go(&purged);
+        self.revalidations.let_go(&purged);
+    }
+
     /// Asks for a response that is not stored.
-    pub(super) async fn pass_through(&self, key: &AssetKey, want: Want) -> Result<PassThrough, Refusal> {
+    pub(super) async fn pass_through(&self, key: &AssetKey, want: Want, asker: Asker) -> Result<PassThrough, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.post(Demand::PassThrough(PassThroughDemand { key: key.clone(), want, reply }))?;
+        self.post(Demand::PassThrough(PassThroughDemand { key: key.clone(), want, asker, reply }))?;
         answer.await.unwrap_or(Err(Refusal::SourceFailed))
     }
 }
@@ -226,6 +259,7 @@ impl Board {
 pub struct Discovery {
     key: AssetKey,
     want: Want,
+    asker: Asker,
     pending: Arc<Pending<Discovered>>,
     board: Arc<Board>,
     answered: bool,
@@ -235,6 +269,11 @@ impl Discovery {
     /// The asset.
     pub fn key(&self) -> &AssetKey {
         &self.key
+    }
+
+    /// Who asked first.
+    pub fn asker(&self) -> &Asker {
+        &self.asker
     }
 
     /// The part that the first who asked wants.
@@ -264,11 +303,10 @@ impl Discovery {
 
     fn give(&self, answer: Result<Discovered, Refusal>) {
         let id = self.key.id();
-        match &answer {
+        self.board.discoveries.end(&id, &self.pending, || match &answer {
             Err(why) => self.board.negative.remember(id, *why),
             Ok(_) => self.board.negative.forget(&id),
-        }
-        self.board.discoveries.lock().remove(&id);
+        });
         self.pending.give(answer);
     }
 }
@@ -285,12 +323,18 @@ impl Drop for Discovery {
 #[derive(Debug)]
 pub struct Revalidation {
     entry: Arc<Entry>,
+    asker: Asker,
     pending: Arc<Pending<Arc<Entry>>>,
     board: Arc<Board>,
     answered: bool,
 }
 
 impl Revalidation {
+    /// Who asked first.
+    pub fn asker(&self) -> &Asker {
+        &self.asker
+    }
+
     /// The stale version.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
@@ -305,12 +349,16 @@ impl Revalidation {
     /// No answer, or the asset is no more.
     pub fn refused(mut self, why: Refusal) {
         self.answered = true;
-        self.board.negative.remember(self.entry.id(), why);
         self.give(Err(why));
     }
 
     fn give(&self, answer: Result<Arc<Entry>, Refusal>) {
-        self.board.revalidations.lock().remove(&self.entry.id());
+        let id = self.entry.id();
+        self.board.revalidations.end(&id, &self.pending, || {
+            if let Err(why) = &answer {
+                self.board.negative.remember(id, *why);
+            }
+        });
         self.pending.give(answer);
     }
 }
@@ -328,6 +376,7 @@ impl Drop for Revalidation {
 pub struct PassThroughDemand {
     key: AssetKey,
     want: Want,
+    asker: Asker,
     reply: oneshot::Sender<Result<PassThrough, Refusal>>,
 }
 
@@ -335,6 +384,11 @@ impl PassThroughDemand {
     /// The asset.
     pub fn key(&self) -> &AssetKey {
         &self.key
+    }
+
+    /// Who asks.
+    pub fn asker(&self) -> &Asker {
+        &self.asker
     }
 
     /// The part that is wanted.

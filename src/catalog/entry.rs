@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -12,8 +12,9 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
-    Catalog, Lifetime, Meta, Refusal,
+    Asker, Catalog, Lifetime, Meta, Refusal,
     blocks::{BlockState, Blocks},
+    holdings::Counted,
     meta::LifetimeCell,
     recency::NOWHERE,
     writer::AssetWriter,
@@ -34,6 +35,8 @@ pub struct Entry {
     lifetime: LifetimeCell,
     file: AssetFile,
     state: AtomicU8,
+    /// Whether it was told of as held; guarded by the lock of what waits to be told.
+    counted: Counted,
     /// Seconds since 1970 of the last touch that was noted, so that hits in the same second need not be.
     touched: AtomicU64,
     /// How many assets had been admitted at that touch, in the lower half of the count: only another one matters.
@@ -41,6 +44,8 @@ pub struct Entry {
     /// Where it stands in its volume's order of eviction; guarded by the lock of that.
     place: AtomicU32,
     writers: AtomicU32,
+    /// Fetched ahead of demand: its pages are let go of once they are durable, so that it pushes nothing out of memory.
+    ahead: AtomicBool,
     /// `None` when all of it may be served, and after an unclean stop until somebody asks for a block: see `Entry::open`.
     open: Mutex<Option<Box<Open>>>,
     home: Home,
@@ -48,10 +53,10 @@ pub struct Entry {
 
 /// What is kept while not every block may be served.
 #[derive(Debug)]
-struct Open {
-    blocks: Blocks,
-    grown: Arc<Notify>,
-    failure: Refusal,
+pub(super) struct Open {
+    pub(super) blocks: Blocks,
+    pub(super) grown: Arc<Notify>,
+    pub(super) failure: Refusal,
 }
 
 impl Open {
@@ -131,10 +136,12 @@ impl Entry {
             lifetime: LifetimeCell::new(lifetime),
             file,
             state: AtomicU8::new(if sealed { SEALED } else { OPEN }),
+            counted: Counted::default(),
             touched: AtomicU64::new(holding.used.0),
             touched_at: AtomicU32::new(0),
             place: AtomicU32::new(NOWHERE),
             writers: AtomicU32::new(0),
+            ahead: AtomicBool::new(false),
             open: Mutex::new(open),
             home,
         })
@@ -168,6 +175,19 @@ impl Entry {
     /// Whether every block may be served.
     pub fn is_sealed(&self) -> bool {
         matches!(self.state.load(Ordering::Acquire), SEALED | WITHDRAWN_SEALED)
+    }
+
+    /// Whether it is in the catalog with every block, compared or not yet.
+    pub(super) fn is_whole(&self) -> bool {
+        let open = self.open.lock();
+        match self.state.load(Ordering::Acquire) {
+            OPEN => open.as_ref().is_none_or(|open| open.blocks.all_here()),
+            state => state == SEALED,
+        }
+    }
+
+    pub(super) fn counted(&self) -> &Counted {
+        &self.counted
     }
 
     /// Whether it has left the catalog.
@@ -207,6 +227,14 @@ impl Entry {
     /// # Errors
     /// Too much is waiting, or the entry is withdrawn.
     pub fn demand(self: &Arc<Self>, range: ByteRange) -> Result<bool, Refusal> {
+        self.demand_for(range, &Asker::Viewer)
+    }
+
+    /// As [`Entry::demand`], for somebody who may be no viewer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn demand_for(self: &Arc<Self>, range: ByteRange, asker: &Asker) -> Result<bool, Refusal> {
         if self.is_sealed() {
             return Ok(false);
         }
@@ -223,7 +251,7 @@ impl Entry {
         let mut refused = Ok(());
         for run in &wanted.fetch {
             if refused.is_ok() {
-                refused = catalog.board().fetch(self, run.clone());
+                refused = catalog.board().fetch(self, run.clone(), asker.clone());
             }
             if let Err(why) = refused {
                 self.abandon(run.clone(), why);
@@ -335,7 +363,7 @@ impl Entry {
     /// be written or abandoned.
     pub fn claim(&self, blocks: Range<u32>) -> Vec<Range<u32>> {
         let mut open = self.open();
-        open.as_mut().map(|open| open.blocks.want(blocks).fetch).unwrap_or_default()
+        open.as_mut().map(|open| open.blocks.claim(blocks)).unwrap_or_default()
     }
 
     /// Blocks that were demanded and cannot be fetched: whoever waits for them hears why.
@@ -369,13 +397,28 @@ impl Entry {
 
     /// Which blocks are here; `None` when all may be served. Most assets found after an unclean stop are not asked for soon: what
     /// is kept of their blocks is made when the first is.
-    fn open(&self) -> MutexGuard<'_, Option<Box<Open>>> {
+    pub(super) fn open(&self) -> MutexGuard<'_, Option<Box<Open>>> {
         let mut open = self.open.lock();
         if open.is_none() && !self.is_sealed() {
             let count = self.block_size().count(self.meta.length);
             *open = Some(Open::new(Blocks::new(count, BlockState::Unverified)));
         }
         open
+    }
+
+    /// It is fetched ahead of demand.
+    pub(super) fn set_ahead(&self) {
+        self.ahead.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody needs what was written in memory: it was fetched ahead of demand, and no viewer has it mapped.
+    pub(super) fn leaves_memory(&self) -> bool {
+        self.ahead.load(Ordering::Relaxed) && !self.file.is_mapped()
+    }
+
+    /// Makes it stale in memory, or as it was again: a worker that recalls it asks the catalog.
+    pub(super) fn set_lifetime(&self, lifetime: Lifetime) {
+        self.lifetime.store(lifetime);
     }
 
     pub(super) fn add_writer(&self) {
@@ -420,8 +463,12 @@ impl Entry {
             self.state.store(sealed, Ordering::Release);
             *guard = None;
         }
+        let sealed = guard.is_none();
         drop(guard);
         grown.notify_waiters();
+        if sealed {
+            self.settle_held();
+        }
     }
 
     /// A writer stops in the middle of a block that it had begun. It stays wanted: a retry, or `abandon`, decides.
@@ -444,6 +491,14 @@ impl Entry {
         let open_state = if self.is_withdrawn() { WITHDRAWN } else { OPEN };
         self.state.store(open_state, Ordering::Release);
         open.grown.notify_waiters();
+        drop(guard);
+        self.settle_held();
+    }
+
+    fn settle_held(&self) {
+        if let Some(catalog) = self.catalog() {
+            catalog.settle_held(self);
+        }
     }
 
     /// The digest of a block was compared and is right. Does nothing for blocks that needed no comparing.

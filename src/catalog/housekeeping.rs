@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Catalog, Entry, Leaving, Shelf,
+    Catalog, Config, Entry, Leaving, Shelf,
     persist::{Persister, Record},
     verify::Verifier,
 };
@@ -233,12 +233,28 @@ impl Catalog {
         }
     }
 
+    /// Goes by other limits from now on, and gives volumes, by their directories, other capacities: what is too much is evicted soon.
+    pub fn go_by(&self, config: &Config, volumes: &[storage::VolumeConfig]) {
+        self.negative.set_ttls(config);
+        self.config.store(Arc::new(config.clone()));
+        for shelf in &self.shelves {
+            let root = shelf.volume.root();
+            let is_here = |one: &&storage::VolumeConfig| {
+                one.path == root || one.path.canonicalize().is_ok_and(|path| path == root)
+            };
+            if let Some(one) = volumes.iter().find(is_here) {
+                shelf.volume.set_capacity(one.capacity.0);
+            }
+        }
+    }
+
     fn keep_watermarks(&self, shelf: &Shelf) {
         let percent = |percent: u8| {
             u64::try_from(u128::from(shelf.volume.capacity()) * u128::from(percent) / 100).unwrap_or(u64::MAX)
         };
-        if shelf.volume.kept() > percent(self.config.watermark_high_percent) {
-            self.evict_until(shelf, percent(self.config.watermark_low_percent));
+        let config = self.config.load();
+        if shelf.volume.kept() > percent(config.watermark_high_percent) {
+            self.evict_until(shelf, percent(config.watermark_low_percent));
         }
         if shelf.volume.take_room_request() {
             self.make_room(&shelf.volume, shelf.volume.block_size().bytes() * ROOM_BLOCKS);
@@ -247,7 +263,7 @@ impl Catalog {
 
     /// Evicts the least recently used of the fullest shelves while more assets are held than memory is meant for.
     fn keep_count(&self) {
-        while self.index.len() > self.config.assets_max {
+        while self.index.len() > self.config.load().assets_max {
             let Some(shelf) = self.shelves.iter().max_by_key(|shelf| shelf.recency.lock().len()) else { return };
             let Some(victim) = shelf.recency.lock().pop_victim() else { return };
             self.leave(&victim, Leaving::Evicted);

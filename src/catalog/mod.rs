@@ -7,6 +7,7 @@
 //! The hot index lives in memory, lock-free for readers; each volume's database is written behind. The catalog never talks to
 //! a source and never to a viewer.
 
+mod asker;
 mod blocks;
 mod config;
 mod database;
@@ -14,20 +15,32 @@ mod demand;
 mod entry;
 #[cfg(test)]
 mod fault_tests;
+mod holdings;
 mod housekeeping;
 mod index;
 mod meta;
 mod negative;
 mod open;
 mod persist;
+mod planned;
+#[cfg(test)]
+mod planned_tests;
+#[cfg(test)]
+mod power_tests;
+mod purge;
+#[cfg(test)]
+mod purge_tests;
 mod recency;
 mod refusal;
+mod rendezvous;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod view;
 mod writer;
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
         Arc,
@@ -37,21 +50,27 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
 
+pub use asker::Asker;
 pub use config::{Admission, Config};
 pub use demand::{
     Demand, Demands, Discovered, Discovery, PassHead, PassThrough, PassThroughDemand, Revalidation, Want,
 };
 pub use entry::{Entry, Lease};
+pub use holdings::{Change, Holdings};
 pub use meta::{Lifetime, Meta, SharedText};
 pub use open::OpenError;
+pub use planned::{ExpectedDigests, InWork, PlannedAsset};
+pub use purge::{PurgeError, PurgeMark, Purged, Target};
 pub use refusal::Refusal;
+pub use view::{CatalogView, HeldAsset, ViewError, VolumeView};
 pub use writer::{AssetWriter, WriteError};
 
 use crate::{
-    asset::{AssetId, AssetKey, UnixTime},
+    asset::{AssetId, AssetKey, Sha256, UnixTime},
     storage::{AssetFile, HasFile as _, Mappings, MappingsFull, Volume, VolumeFailure, VolumeState, is_shortage},
     sys::Clock,
     telemetry::metrics::{Metrics, VolumeMetrics},
@@ -63,6 +82,7 @@ use index::Index;
 use meta::Texts;
 use negative::Negative;
 use persist::Record;
+use purge::Purges;
 use recency::Recency;
 
 /// A block that a viewer waits for and whose digest has to be compared first.
@@ -71,12 +91,13 @@ type Unverified = (Arc<Entry>, u32);
 /// The assets this appliance holds, and the board for those it lacks.
 #[derive(Debug)]
 pub struct Catalog {
-    config: Config,
+    config: ArcSwap<Config>,
     index: Index,
     shelves: Vec<Shelf>,
     mappings: Mappings,
     board: Arc<Board>,
     negative: Arc<Negative>,
+    planned: planned::Planned,
     touches: ArrayQueue<Arc<Entry>>,
     /// Counts admissions: a use after another asset came in changes the order of eviction, one before does not.
     admissions: AtomicU32,
@@ -84,7 +105,9 @@ pub struct Catalog {
     metrics: Arc<Metrics>,
     threads: Mutex<housekeeping::Threads>,
     texts: Texts,
+    told: holdings::Told,
     home: Home,
+    purges: Purges,
 }
 
 /// One volume's part of the catalog.
@@ -96,6 +119,8 @@ struct Shelf {
     records: SyncSender<Record>,
     verify: Mutex<Option<SyncSender<Unverified>>>,
     metrics: Arc<VolumeMetrics>,
+    /// Versions whose whole digest was compared, by their serial number.
+    whole: Mutex<HashMap<u64, Sha256>>,
 }
 
 /// What the catalog knows of a key.
@@ -120,6 +145,15 @@ pub enum AdmitError {
     /// Every volume has failed.
     #[error("no volume is in use")]
     NoVolume,
+    /// The manifest in force names its digest: it is taken in by fill alone, and seen once that was compared.
+    #[error("it is served once its digest was compared")]
+    Withheld,
+    /// There is no room for all of it.
+    #[error("there is no room for it")]
+    NoRoom,
+    /// It was purged after its source was asked.
+    #[error("the asset was purged meanwhile")]
+    Purged,
 }
 
 /// Why an entry leaves the catalog; the label of the metric that counts it.
@@ -175,14 +209,27 @@ impl Catalog {
     /// # Errors
     /// No source has it or could be asked, or too much is waiting.
     pub async fn discover(&self, key: &AssetKey, want: Want) -> Result<Discovered, Refusal> {
-        if self.config.admission == Admission::SecondRequest && !self.negative.seen_before(key.id()) {
+        self.discover_for(key, want, Asker::Viewer).await
+    }
+
+    /// As [`Catalog::discover`], for somebody who may be no viewer.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn discover_for(&self, key: &AssetKey, want: Want, asker: Asker) -> Result<Discovered, Refusal> {
+        if self.is_withheld(key) {
+            // A peer compares the digest itself: what is on its way here need not come from outside for it once more.
+            let for_peer = self.held_or_withheld(key).filter(|_| asker.is_peer());
+            return Ok(for_peer.map_or(Discovered::PassThrough, Discovered::Entry));
+        }
+        if self.config.load().admission == Admission::SecondRequest && !self.negative.seen_before(key.id()) {
             return Ok(Discovered::PassThrough);
         }
         let known = || {
             let held = self.held(key).map(|entry| Ok(Discovered::Entry(entry)));
             held.or_else(|| self.negative.recall(&key.id()).map(Err))
         };
-        self.board.discover(key, want, known, &self.metrics.collapsed_demands).await
+        self.board.discover((key, want, asker), known, &self.metrics.collapsed_demands).await
     }
 
     /// Asks fill whether a stale version is still good; one question for all who ask at the same time. Gives the same entry,
@@ -191,11 +238,19 @@ impl Catalog {
     /// # Errors
     /// The asset is gone, or no source could be asked: see [`Catalog::may_serve_stale`].
     pub async fn revalidate(&self, entry: &Arc<Entry>) -> Result<Arc<Entry>, Refusal> {
+        self.revalidate_for(entry, Asker::Viewer).await
+    }
+
+    /// As [`Catalog::revalidate`], for somebody who may be no viewer.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn revalidate_for(&self, entry: &Arc<Entry>, asker: Asker) -> Result<Arc<Entry>, Refusal> {
         // Sources that failed a moment ago are not waited for by every viewer.
         if let Some(refusal) = self.negative.recall(&entry.id()) {
             return Err(refusal);
         }
-        self.board.revalidate(entry).await
+        self.board.revalidate(entry, asker).await
     }
 
     /// Whether a stale version may be served while no source answers.
@@ -230,15 +285,40 @@ impl Catalog {
     /// # Errors
     /// No source has it or could be asked, or too much is waiting.
     pub async fn pass_through(&self, key: &AssetKey, want: Want) -> Result<PassThrough, Refusal> {
-        self.metrics.pass_throughs.inc();
-        self.board.pass_through(key, want).await
+        self.pass_through_for(key, want, Asker::Viewer).await
     }
 
-    /// Takes in a version of an asset, still without bytes. An older version of the key leaves.
+    /// As [`Catalog::pass_through`], for somebody who may be no viewer.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn pass_through_for(&self, key: &AssetKey, want: Want, asker: Asker) -> Result<PassThrough, Refusal> {
+        self.metrics.pass_throughs.inc();
+        self.board.pass_through(key, want, asker).await
+    }
+
+    /// Takes in a version of an asset that nobody can have purged meanwhile, still without bytes. An older version of the key leaves.
     ///
     /// # Errors
     /// There is no volume for it.
-    pub fn admit(&self, key: &AssetKey, mut meta: Meta, lifetime: Lifetime) -> Result<Arc<Entry>, AdmitError> {
+    pub fn admit(&self, key: &AssetKey, meta: Meta, lifetime: Lifetime) -> Result<Arc<Entry>, AdmitError> {
+        self.admit_asked(self.purge_mark(), key, meta, lifetime)
+    }
+
+    /// As [`Catalog::admit`], of what a source was asked for at `asked`.
+    ///
+    /// # Errors
+    /// There is no volume for it, or it was purged since.
+    pub fn admit_asked(
+        &self,
+        asked: PurgeMark,
+        key: &AssetKey,
+        mut meta: Meta,
+        lifetime: Lifetime,
+    ) -> Result<Arc<Entry>, AdmitError> {
+        if self.is_withheld(key) {
+            return Err(AdmitError::Withheld);
+        }
         let shelf = self.shelf_for(&key.id(), meta.length)?;
         let serial = shelf.serial.fetch_add(1, Ordering::Relaxed) + 1;
         let file = AssetFile::new(Arc::clone(&shelf.volume), serial, meta.length, 0);
@@ -246,38 +326,37 @@ impl Catalog {
         let holding = Holding { blocks: Holds::Some(blocks), used: self.clock.unix() };
         self.texts.share(&mut meta);
         let entry = Entry::new(key.clone(), meta, lifetime, file, (holding, self.home.clone()));
+        let inserted = self.purges.unless_purged(asked, key, || {
+            shelf.recency.lock().insert(Arc::clone(&entry));
+            self.index.insert(&entry)
+        });
+        let before = inserted.ok_or(AdmitError::Purged)?;
         if entry.is_sealed() {
             self.record_if_room(&entry, Record::Asset(Arc::clone(&entry)));
         }
-        shelf.recency.lock().insert(Arc::clone(&entry));
         self.admissions.fetch_add(1, Ordering::Relaxed);
-        if let Some(before) = self.index.insert(&entry) {
+        if let Some(before) = before {
             self.leave_later(&before, Leaving::Purged);
         }
         self.negative.forget(&key.id());
+        if entry.is_sealed() {
+            self.settle_held(&entry);
+        }
         Ok(entry)
     }
 
-    /// The volume for an asset: by rendezvous hashing weighted by capacity (Thaler and Ravishankar, 1998; weights as in
-    /// Schindelhauer and Schomaker, 2005), so that a volume that comes or goes moves only its own share.
+    /// The volume for an asset: by rendezvous hashing weighted by capacity.
     fn shelf_for(&self, id: &AssetId, length: u64) -> Result<&Shelf, AdmitError> {
         let serving = || self.shelves.iter().filter(|shelf| shelf.volume.state() == VolumeState::Serving);
         if serving().next().is_none() {
             return Err(AdmitError::NoVolume);
         }
         let room_for = |shelf: &&Shelf| {
-            let most = u128::from(shelf.volume.capacity()) * u128::from(self.config.watermark_high_percent) / 100;
+            let most =
+                u128::from(shelf.volume.capacity()) * u128::from(self.config.load().watermark_high_percent) / 100;
             u128::from(length) <= most && length <= shelf.volume.block_size().length_max()
         };
-        let score = |shelf: &&Shelf| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(id.as_bytes()).update(shelf.volume.id().as_bytes());
-            let mut hash = [0_u8; 8];
-            hasher.finalize_xof().fill(&mut hash);
-            // Uniform in (0, 1); -capacity / ln u is largest with a probability proportional to the capacity.
-            let uniform = (u64::from_le_bytes(hash) >> 11) as f64 / (1_u64 << 53) as f64 + f64::EPSILON;
-            -(shelf.volume.capacity() as f64) / uniform.min(1.0 - f64::EPSILON).ln()
-        };
+        let score = |shelf: &&Shelf| rendezvous::score(id, shelf.volume.id(), shelf.volume.capacity());
         serving().filter(room_for).max_by(|a, b| score(a).total_cmp(&score(b))).ok_or(AdmitError::TooLarge)
     }
 
@@ -312,12 +391,24 @@ impl Catalog {
         if !self.index.remove(entry) {
             tracing::trace!(asset = %entry.key(), "a later version is in the index");
         }
+        self.planned.let_go(entry);
         self.shelf(entry).recency.lock().remove(entry);
-        entry.withdraw()
+        let withdrawn = entry.withdraw();
+        if withdrawn {
+            self.settle_held(entry);
+        }
+        withdrawn
     }
 
     fn remove(&self, entry: &Arc<Entry>, why: Leaving) {
+        self.remove_file(entry, why);
+        // A lost record leaves a row without a file, which the next start finds out; waiting here could wait for ourselves.
+        self.record_if_room(entry, Record::Forget { serial: entry.serial() });
+    }
+
+    fn remove_file(&self, entry: &Arc<Entry>, why: Leaving) {
         let shelf = self.shelf(entry);
+        shelf.whole.lock().remove(&entry.serial());
         let freed = match why {
             // A failed volume is not written to any more, not even to unlink.
             Leaving::Lost if shelf.volume.state() == VolumeState::Failed => entry.reserved(),
@@ -326,8 +417,6 @@ impl Catalog {
                 entry.reserved()
             }),
         };
-        // A lost record leaves a row without a file, which the next start finds out; waiting here could wait for ourselves.
-        self.record_if_room(entry, Record::Forget { serial: entry.serial() });
         let counter = match why {
             Leaving::Evicted => &shelf.metrics.evicted_assets,
             Leaving::Purged => &shelf.metrics.purged_assets,
@@ -409,6 +498,7 @@ impl Catalog {
 
     fn condemn(&self, entry: &Arc<Entry>, block: u32) {
         entry.condemn(block);
+        self.no_longer_whole(entry);
         self.record(entry, Record::Condemned { serial: entry.serial(), block });
     }
 

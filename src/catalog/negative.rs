@@ -3,7 +3,7 @@
 
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use super::{Config, Refusal};
 use crate::{asset::AssetId, sys::Clock};
@@ -11,10 +11,10 @@ use crate::{asset::AssetId, sys::Clock};
 /// Answers that say "no", each for a while; the oldest go first.
 #[derive(Debug)]
 pub(super) struct Negative {
-    answers: Mutex<LruCache<AssetId, (Refusal, std::time::Duration)>>,
+    answers: Mutex<LruCache<AssetId, (Refusal, Duration)>>,
     seen_once: Mutex<LruCache<AssetId, ()>>,
-    answer_ttl: std::time::Duration,
-    failure_ttl: std::time::Duration,
+    /// For how long an answer, and a failure, is remembered.
+    ttls: Mutex<(Duration, Duration)>,
     clock: Clock,
 }
 
@@ -24,10 +24,14 @@ impl Negative {
         Self {
             answers: Mutex::new(LruCache::new(max)),
             seen_once: Mutex::new(LruCache::new(max)),
-            answer_ttl: config.negative_ttl,
-            failure_ttl: config.failure_ttl,
+            ttls: Mutex::new((config.negative_ttl, config.failure_ttl)),
             clock,
         }
+    }
+
+    /// How long answers are remembered from now on.
+    pub(super) fn set_ttls(&self, config: &Config) {
+        *self.ttls.lock() = (config.negative_ttl, config.failure_ttl);
     }
 
     /// The answer that is remembered for this asset.
@@ -43,9 +47,10 @@ impl Negative {
 
     /// Remembers an answer; refusals that say nothing of the asset are not kept.
     pub(super) fn remember(&self, id: AssetId, refusal: Refusal) {
+        let (answer_ttl, failure_ttl) = *self.ttls.lock();
         let ttl = match refusal {
-            _ if refusal.is_answer() => self.answer_ttl,
-            _ if refusal.is_source_fault() => self.failure_ttl,
+            _ if refusal.is_answer() => answer_ttl,
+            _ if refusal.is_source_fault() => failure_ttl,
             _ => return,
         };
         self.answers.lock().put(id, (refusal, self.clock.monotonic() + ttl));
@@ -54,6 +59,11 @@ impl Negative {
     /// Forgets the answer for an asset that exists after all.
     pub(super) fn forget(&self, id: &AssetId) {
         self.answers.lock().pop(id);
+    }
+
+    /// Forgets every answer.
+    pub(super) fn forget_all(&self) {
+        self.answers.lock().clear();
     }
 
     /// Whether the asset was asked for before; it is from now on.

@@ -1,7 +1,7 @@
 //! Opens the catalog: volumes, databases, what was held, and the threads that keep it.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc,
@@ -11,6 +11,7 @@ use std::{
     thread::ScopedJoinHandle,
 };
 
+use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
 use parking_lot::Mutex;
 
@@ -25,11 +26,12 @@ use super::{
     meta::Texts,
     negative::Negative,
     persist::Persister,
+    purge::{Matcher, PurgeRow, Purges},
     recency::Recency,
     verify::Verifier,
 };
 use crate::{
-    asset::{ByteCount, ByteRange, UnixTime},
+    asset::{ByteCount, ByteRange, Sha256, UnixTime},
     storage::{self, AssetFile, Disk, HasFile as _, Mappings, Volume, VolumeError},
     sys::Clock,
     telemetry::metrics::Metrics,
@@ -89,19 +91,22 @@ impl Catalog {
             shelves.push(shelf);
         }
         let catalog = Arc::new(Self {
-            config: config.clone(),
+            config: ArcSwap::from_pointee(config.clone()),
             index,
             shelves,
             mappings: Mappings::new(storage.mappings_max),
             board,
             negative,
+            planned: super::planned::Planned::default(),
             touches: ArrayQueue::new(config.touch_queue_max.max(1)),
             admissions: AtomicU32::new(0),
             clock,
             metrics,
             threads: Mutex::new(threads),
             texts,
+            told: super::holdings::Told::default(),
             home: home.clone(),
+            purges: Purges::default(),
         });
         home.settle(&catalog);
         housekeeping::start(&catalog, storage)?;
@@ -140,7 +145,49 @@ fn open_volumes(
     if opened.is_empty() {
         return Err(last.map_or(OpenError::Empty(AdmitError::NoVolume), |err| OpenError::NoVolume(Box::new(err))));
     }
+    end_purges(&mut opened);
     Ok(opened)
+}
+
+/// Purges that a crash has interrupted, and those of which a volume that was away knows nothing, are carried out.
+fn end_purges(opened: &mut [Opened]) {
+    let all: HashMap<i64, PurgeRow> =
+        opened.iter().flat_map(|one| &one.purges).map(|row| (row.id, row.clone())).collect();
+    for one in opened {
+        let known: HashMap<i64, u64> = one.purges.iter().map(|row| (row.id, row.serial)).collect();
+        let mut matcher = Matcher::default();
+        let mut ended = Vec::new();
+        for row in all.values() {
+            let up_to = known.get(&row.id).copied().unwrap_or(u64::MAX);
+            if up_to > 0 {
+                matcher.add(&row.path, row.is_prefix, up_to);
+                ended.push(PurgeRow { serial: 0, ..row.clone() });
+            }
+        }
+        if matcher.is_empty() {
+            continue;
+        }
+        let mut gone = std::mem::take(&mut one.forget);
+        one.entries.retain(|(_, serial, entry)| {
+            let stays = *serial > matcher.up_to(entry.key());
+            if !stays {
+                gone.push(*serial);
+            }
+            stays
+        });
+        let volume = one.volume.root().display();
+        tracing::info!(%volume, purges = ended.len(), assets = gone.len(), "purges of before are carried out");
+        let recorded = one.database.transaction().and_then(|batch| {
+            gone.iter().try_for_each(|serial| batch.forget(*serial))?;
+            ended.iter().try_for_each(|row| batch.purge(row))?;
+            batch.keep_latest_purges()?;
+            batch.commit()
+        });
+        if let Err(err) = recorded {
+            // Out of the index they are all the same; the next start tries again.
+            tracing::warn!(%volume, error = %err, "a purge could not be recorded");
+        }
+    }
 }
 
 /// A volume whose directory and database are open.
@@ -153,6 +200,12 @@ struct Opened {
     /// Serials of records that are of no use.
     forget: Vec<u64>,
     serial: u64,
+    /// Digests of wholes that were compared, by serial.
+    whole: HashMap<u64, Sha256>,
+    /// Serials of what is pinned.
+    pinned: HashSet<u64>,
+    /// What was purged lately, as far as it knows.
+    purges: Vec<PurgeRow>,
 }
 
 fn open_volume(
@@ -168,10 +221,13 @@ fn open_volume(
     let reader = Database::open_reader(&path).map_err(database_error)?;
     let (rows, serial) = database.extent().map_err(database_error)?;
     let (mut entries, mut forget, mut unreadable) = (Vec::with_capacity(rows), Vec::new(), 0_usize);
+    let (mut whole, mut pinned) = (HashMap::new(), HashSet::new());
     let load = database.load(|row| match row {
         Ok(mut stored) => {
             texts.share(&mut stored.meta);
             let (used, serial) = (stored.used, stored.serial);
+            whole.extend(stored.whole.filter(|_| stored.sealed).map(|digest| (serial, digest)));
+            pinned.extend(stored.pinned.then_some(serial));
             match entry_of(stored, &volume, clean, home) {
                 Some(entry) => entries.push((used, serial, entry)),
                 None => forget.push(serial),
@@ -189,8 +245,9 @@ fn open_volume(
     tracing::info!(
         volume = %volume.root().display(), assets = entries.len(), clean, capacity = %ByteCount(volume.capacity()), "volume opened"
     );
+    let purges = database.purges().map_err(database_error)?;
     entries.sort_unstable_by_key(|(used, serial, _)| (*used, *serial));
-    Ok(Opened { volume, database, reader, entries, forget, serial })
+    Ok(Opened { volume, database, reader, entries, forget, serial, whole, pinned, purges })
 }
 
 impl Opened {
@@ -220,7 +277,9 @@ impl Opened {
                         forget.push(before.serial());
                     }
                     index.insert(&entry);
-                    recency.insert(entry);
+                    let pinned = self.pinned.contains(&entry.serial());
+                    recency.insert(Arc::clone(&entry));
+                    recency.pin(&entry, pinned);
                 }
             }
         }
@@ -255,6 +314,7 @@ impl Opened {
             records,
             verify: Mutex::new(Some(verify)),
             metrics,
+            whole: Mutex::new(self.whole),
         };
         (shelf, threads)
     }

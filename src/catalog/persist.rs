@@ -19,9 +19,10 @@ use super::{
     Lifetime,
     database::{Database, is_full},
     entry::Entry,
+    purge::PurgeRow,
 };
 use crate::{
-    asset::{Digest, UnixTime},
+    asset::{Digest, Sha256, UnixTime},
     storage::{HasFile as _, Volume, VolumeFailure, VolumeState, is_shortage},
     telemetry::metrics::VolumeMetrics,
 };
@@ -39,8 +40,16 @@ pub(super) enum Record {
     Forget { serial: u64 },
     /// A prolonged life.
     Lifetime { serial: u64, lifetime: Lifetime },
+    /// Its whole digest was compared and is right, or has to be compared again.
+    Whole { serial: u64, digest: Option<Sha256> },
+    /// Whether it is pinned.
+    Pinned { serial: u64, pinned: bool },
     /// Last uses.
     Used(Vec<(u64, UnixTime)>),
+    /// Versions up to `serial` that these mean are to go.
+    Purge { rows: Arc<Vec<PurgeRow>>, serial: u64 },
+    /// Those of them have all gone.
+    PurgeDone { rows: Arc<Vec<PurgeRow>> },
     /// Everything before this is to be durable at once; the sender hears when it is.
     Flush(SyncSender<()>),
     /// The last record: everything before it is to be durable, the volume marked clean.
@@ -138,6 +147,7 @@ impl Persister {
     /// Syncs every file of the batch once; gives back the serials of those that could not be, whose blocks are condemned.
     fn sync_files(&self, batch: &[Record], stop: bool) -> HashMap<u64, io::ErrorKind> {
         let mut synced: HashMap<u64, Option<io::ErrorKind>> = HashMap::new();
+        let mut lost = Vec::new();
         for record in batch {
             let Record::Block { entry, block, file, .. } = record else { continue };
             if entry.is_withdrawn() {
@@ -148,8 +158,23 @@ impl Persister {
                 result.err().map(|err| self.sync_failed(&err))
             });
             match outcome {
-                None => self.metrics.blocks_durable.inc(),
-                Some(_) => entry.condemn(*block),
+                None => {
+                    self.metrics.blocks_durable.inc();
+                    if entry.leaves_memory()
+                        && let Some(range) = entry.block_size().range_of(*block, entry.meta().length)
+                    {
+                        self.volume.disk().drop_pages(file, range.start(), range.len());
+                    }
+                }
+                Some(_) => {
+                    entry.condemn(*block);
+                    lost.push(entry);
+                }
+            }
+        }
+        for entry in lost {
+            if let Some(catalog) = entry.catalog() {
+                catalog.no_longer_whole(entry);
             }
         }
         synced.into_iter().filter_map(|(serial, failed)| Some((serial, failed?))).collect()
@@ -200,6 +225,15 @@ impl Persister {
                     grown.remove(serial);
                 }
                 Record::Lifetime { serial, lifetime } => transaction.lifetime(*serial, *lifetime)?,
+                Record::Whole { serial, digest } => {
+                    transaction.whole(*serial, digest.as_ref().map(Sha256::as_bytes))?;
+                }
+                Record::Pinned { serial, pinned } => transaction.pinned(*serial, *pinned)?,
+                Record::Purge { rows, serial } => {
+                    rows.iter().try_for_each(|row| transaction.purge(&PurgeRow { serial: *serial, ..row.clone() }))?;
+                    transaction.keep_latest_purges()?;
+                }
+                Record::PurgeDone { rows } => rows.iter().try_for_each(|row| transaction.purge_done(row.id))?,
                 Record::Used(used) => used.iter().try_for_each(|(serial, when)| transaction.used(*serial, *when))?,
                 Record::Asset(_) | Record::Block { .. } | Record::Flush(_) | Record::Stop => {}
             }

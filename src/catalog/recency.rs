@@ -27,6 +27,8 @@ struct Place {
 
 /// No place: the end of the list, or an entry that is not in it.
 pub(super) const NOWHERE: u32 = u32::MAX;
+/// In place of neighbours: the entry is pinned and stands outside of the list, so that no search for a victim passes it.
+const PINNED: u32 = u32::MAX - 1;
 
 /// How many candidates are looked at for one that nobody reads.
 const CANDIDATES_MAX: usize = 1024;
@@ -57,10 +59,31 @@ impl Recency {
     /// Marks an asset as used; one that is gone is none any more.
     pub(super) fn touch(&mut self, entry: &Arc<Entry>) {
         let at = entry.place();
-        if self.holds(at, entry) && at != self.newest {
+        if self.holds(at, entry) && at != self.newest && !self.is_pinned(at) {
             self.unlink(at);
             self.link_newest(at);
         }
+    }
+
+    /// Takes an asset out of the order of eviction, or puts it back as the last used one. Tells whether that changed anything.
+    pub(super) fn pin(&mut self, entry: &Arc<Entry>, pinned: bool) -> bool {
+        let at = entry.place();
+        if !self.holds(at, entry) || self.is_pinned(at) == pinned {
+            return false;
+        }
+        if pinned {
+            self.unlink(at);
+            if let Some(place) = self.place_mut(at) {
+                (place.newer, place.older) = (PINNED, PINNED);
+            }
+        } else {
+            self.link_newest(at);
+        }
+        true
+    }
+
+    fn is_pinned(&self, at: u32) -> bool {
+        self.place(at).is_some_and(|place| place.entry.is_some() && place.newer == PINNED)
     }
 
     /// Takes out this very version.
@@ -121,7 +144,9 @@ impl Recency {
     }
 
     fn take(&mut self, at: u32) -> Option<Arc<Entry>> {
-        self.unlink(at);
+        if !self.is_pinned(at) {
+            self.unlink(at);
+        }
         let free = self.free;
         let place = self.place_mut(at)?;
         place.older = free;

@@ -19,6 +19,10 @@ pub enum Refusal {
     NoRoom,
     /// This version was evicted, purged or replaced while it was wanted; asking again finds the present one.
     Withdrawn,
+    /// Only what is held was wanted, and this is not (504).
+    NotHeld,
+    /// The request has come through this appliance before, or through too many caches (508).
+    Loop,
     /// The appliance is stopping.
     Stopping,
 }
@@ -35,6 +39,8 @@ impl Refusal {
             Self::Busy => "busy",
             Self::NoRoom => "no_room",
             Self::Withdrawn => "withdrawn",
+            Self::NotHeld => "not_held",
+            Self::Loop => "loop",
             Self::Stopping => "stopping",
         }
     }

@@ -15,10 +15,13 @@ pub(super) struct Held {
     pub(super) demands: Demands,
 }
 
-fn storage_config(root: &Path, capacity: u64) -> storage::Config {
+fn storage_config(roots: &[&Path], capacity: u64) -> storage::Config {
     storage::Config {
         block_size: BlockSize::new(BLOCK).expect("valid"),
-        volumes: vec![VolumeConfig { path: root.into(), capacity: ByteCount(capacity) }],
+        volumes: roots
+            .iter()
+            .map(|root| VolumeConfig { path: (*root).into(), capacity: ByteCount(capacity) })
+            .collect(),
         sync_interval: Duration::from_millis(5),
         // The scrubber would compare blocks before a test asks for them.
         scrub_rate: BitRate(0),
@@ -26,14 +29,22 @@ fn storage_config(root: &Path, capacity: u64) -> storage::Config {
     }
 }
 
-fn open(root: &Path, capacity: u64) -> Held {
+pub(super) fn open(root: &Path, capacity: u64) -> Held {
+    open_volumes(&[root], capacity)
+}
+
+pub(super) fn open_volumes(roots: &[&Path], capacity: u64) -> Held {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    open_on(&disk, root, capacity)
+    open_all_on(&disk, roots, capacity)
 }
 
 pub(super) fn open_on(disk: &Arc<dyn Disk>, root: &Path, capacity: u64) -> Held {
+    open_all_on(disk, &[root], capacity)
+}
+
+fn open_all_on(disk: &Arc<dyn Disk>, roots: &[&Path], capacity: u64) -> Held {
     let clock = Clock::manual(UnixTime(1_000_000));
-    let config = storage_config(root, capacity);
+    let config = storage_config(roots, capacity);
     // The threads of a catalog that was dropped let go of the volume a moment later.
     for _ in 0..2_000 {
         match Catalog::open(&Config::default(), &config, disk, clock.clone(), Arc::new(Metrics::new(1))) {
@@ -269,7 +280,7 @@ async fn a_lease_outlives_eviction_and_its_space_counts_until_it_goes() {
 #[test]
 fn a_failed_volume_loses_what_it_held_and_no_more() {
     let (one, two) = (tempfile::tempdir().expect("tempdir"), tempfile::tempdir().expect("tempdir"));
-    let mut config = storage_config(one.path(), 100 * BLOCK);
+    let mut config = storage_config(&[one.path()], 100 * BLOCK);
     config.volumes.push(VolumeConfig { path: two.path().into(), capacity: ByteCount(100 * BLOCK) });
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let clock = Clock::manual(UnixTime(1_000_000));

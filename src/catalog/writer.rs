@@ -5,6 +5,7 @@
 //! Blocks that are here, or that somebody else writes, are passed over: the bytes are counted and dropped.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io,
     sync::{
@@ -77,6 +78,7 @@ struct Inner {
     position: u64,
     file: Option<Arc<File>>,
     block: Option<Block>,
+    passed_over: bool,
 }
 
 /// The block a writer stands in.
@@ -101,12 +103,20 @@ impl AssetWriter {
         entry.add_writer();
         let position = entry.block_size().start_of(block).min(entry.meta().length);
         let id = WRITERS.fetch_add(1, Ordering::Relaxed);
-        Self { inner: Some(Box::new(Inner { entry, id, position, file: None, block: None })), position }
+        Self {
+            inner: Some(Box::new(Inner { entry, id, position, file: None, block: None, passed_over: false })),
+            position,
+        }
     }
 
     /// Offset of the next byte.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Whether a block was passed over: what lies on the disk there came from elsewhere than what this writer was given.
+    pub fn has_passed_over(&self) -> bool {
+        self.inner.as_ref().is_none_or(|inner| inner.passed_over)
     }
 
     /// Writes the next bytes; they may be served when this returns. Runs on a thread that may block.
@@ -124,7 +134,7 @@ impl AssetWriter {
     pub async fn write_pieces(&mut self, pieces: Vec<Bytes>) -> Result<(), WriteError> {
         let Some(mut inner) = self.inner.take() else { return Err(WriteError::Stopping) };
         let written = tokio::task::spawn_blocking(move || {
-            let result = pieces.iter().try_for_each(|piece| inner.write(piece));
+            let result = inner.write(pieces.iter().map(AsRef::as_ref));
             (inner, result)
         });
         let (inner, result) = written.await.map_err(|_| WriteError::Stopping)?;
@@ -139,39 +149,42 @@ impl AssetWriter {
     /// See [`WriteError`].
     pub fn write_blocking(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         let inner = self.inner.as_mut().ok_or(WriteError::Stopping)?;
-        let result = inner.write(bytes);
+        let result = inner.write(std::iter::once(bytes));
         self.position = inner.position;
         result
     }
 }
 
 impl Inner {
-    fn write(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
-        while !bytes.is_empty() {
+    fn write<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Result<(), WriteError> {
+        let mut pieces: VecDeque<&[u8]> = pieces.filter(|piece| !piece.is_empty()).collect();
+        while !pieces.is_empty() {
             if self.block.is_none() {
                 self.begin_block()?;
             }
             let Some(block) = self.block.as_mut() else { return Err(WriteError::TooLong) };
             let room = usize::try_from(block.range.end() - self.position).unwrap_or(usize::MAX);
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            let now = take_first(&mut pieces, room);
+            let taken = now.iter().map(|piece| piece.len() as u64).sum::<u64>();
             if let Some(hasher) = block.hasher.as_mut() {
                 let file = self.file.as_ref().ok_or(WriteError::Stopping)?;
                 let volume = self.entry.file().volume();
-                volume.disk().write_at(file, now, self.position).map_err(|err| disk_failed(&self.entry, err))?;
-                hasher.update(now);
-                let written = self.position + now.len() as u64 - block.range.start();
+                volume.disk().write_at(file, &now, self.position).map_err(|err| disk_failed(&self.entry, err))?;
+                for piece in now {
+                    hasher.update(piece);
+                }
+                let written = self.position + taken - block.range.start();
                 let written = u32::try_from(written).unwrap_or(u32::MAX);
-                self.position += now.len() as u64;
+                self.position += taken;
                 if self.position < block.range.end() {
                     self.entry.block_grew(self.id, block.number, written);
                 }
             } else {
-                self.position += now.len() as u64;
+                self.position += taken;
             }
             if self.position == block.range.end() {
                 self.finish_block()?;
             }
-            bytes = later;
         }
         Ok(())
     }
@@ -187,7 +200,7 @@ impl Inner {
         let mut block = Block { number, range, hasher: None, reserved: false };
         match entry.begin_block(self.id, number) {
             BeginBlock::Withdrawn => return Err(WriteError::Withdrawn),
-            BeginBlock::Skip => {}
+            BeginBlock::Skip => self.passed_over = true,
             BeginBlock::Write { reserved } => {
                 block.reserved = reserved;
                 // From here on the block is ours: `Drop` gives it back if what follows fails.
@@ -241,6 +254,22 @@ impl Inner {
         catalog.record(&self.entry, record);
         Ok(())
     }
+}
+
+/// Takes at most `room` bytes off the front.
+fn take_first<'a>(pieces: &mut VecDeque<&'a [u8]>, mut room: usize) -> Vec<&'a [u8]> {
+    let mut taken = Vec::with_capacity(pieces.len());
+    while room > 0
+        && let Some(piece) = pieces.pop_front()
+    {
+        let (now, later) = piece.split_at(room.min(piece.len()));
+        if !later.is_empty() {
+            pieces.push_front(later);
+        }
+        room -= now.len();
+        taken.push(now);
+    }
+    taken
 }
 
 /// Tells a full disk, which is a state, and a shortage, which is none of its doing, from a broken one, which takes the volume

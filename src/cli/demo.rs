@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     fill::{SourceConfig, SourceKind, SourceLocation},
     storage::VolumeConfig,
+    sys::sandbox::{Reach, Sandbox},
 };
 
 /// Where the demo listens when the port is free.
@@ -58,7 +59,7 @@ async fn play(arguments: &Arguments) -> anyhow::Result<()> {
     scratch.disable_cleanup(arguments.keep);
     let origin = Origin::start().await?;
     let config = config(arguments.listen.unwrap_or_else(free_address), &origin, scratch.path());
-    let appliance = Appliance::start(config).context("start the demo's appliance")?;
+    let appliance = Appliance::start(config, Reach::default()).context("start the demo's appliance")?;
 
     let address = *appliance.http_addresses().first().context("the appliance listens nowhere")?;
     say(&introduction(address, appliance.admin_address(), origin.address))?;
@@ -87,6 +88,8 @@ fn free_address() -> SocketAddr {
 fn config(listen: SocketAddr, origin: &Origin, scratch: &std::path::Path) -> Config {
     let mut config = Config::default();
     config.serve.http = vec![listen];
+    // It removes its scratch folder at the end, and its origin is the same process.
+    config.process.sandbox = Sandbox::Off;
     config.admin.listen = SocketAddr::new(LISTEN.ip(), 0);
     config.storage.volumes = vec![VolumeConfig { path: scratch.join("volume"), capacity: CAPACITY }];
     let url = format!("http://{}/", origin.address).parse().expect("an address and a slash make a URL");

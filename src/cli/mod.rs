@@ -2,9 +2,17 @@
 
 mod check_config;
 mod demo;
+mod drain;
+mod fill;
 mod keys;
+mod manifest;
+mod operator;
+mod plan;
+mod purge;
 mod serve;
 mod sign;
+mod status;
+mod why;
 
 use std::process::ExitCode;
 
@@ -28,8 +36,22 @@ enum Command {
     Demo(demo::Arguments),
     /// Sign a URL, to try an appliance that asks for signatures
     Sign(Box<sign::Arguments>),
-    /// Make keys for signed URLs
+    /// Make keys, for signed URLs and for manifests
     Keys(keys::Arguments),
+    /// Make, sign, check and publish the lists of what appliances are to hold
+    Manifest(manifest::Arguments),
+    /// Show how an appliance is: state and reasons, load, cache, fill, reports
+    Status(status::Arguments),
+    /// Have viewers sent elsewhere, while those that come are served
+    Drain(drain::Arguments),
+    /// Take assets out of service, at once and for ever
+    Purge(purge::Arguments),
+    /// Show what an appliance would keep, fetch and evict for a manifest
+    Plan(plan::Arguments),
+    /// Show how far the fill by manifest is, or fill now
+    Fill(fill::Arguments),
+    /// Tell why an asset is here or not
+    Why(why::Arguments),
 }
 
 /// Exit code for a configuration with faults, and for a wrong command line.
@@ -46,5 +68,12 @@ pub fn run() -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sign(arguments) => sign::run(&arguments),
         Command::Keys(arguments) => keys::run(&arguments),
+        Command::Manifest(arguments) => manifest::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Drain(arguments) => drain::run(&arguments),
+        Command::Purge(arguments) => purge::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Fill(arguments) => fill::run(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
     }
 }

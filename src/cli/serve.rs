@@ -1,5 +1,7 @@
 //! `oca serve`: an appliance as a configuration says, until it is told to stop.
 
+mod manager;
+
 use std::{
     io::{Write, stderr},
     path::{Path, PathBuf},
@@ -10,7 +12,14 @@ use anyhow::Context as _;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{appliance::Appliance, config::Config, telemetry::logging};
+use manager::Watchdog;
+
+use crate::{
+    appliance::Appliance,
+    config::{Config, Settings},
+    sys::sandbox::Reach,
+    telemetry::logging,
+};
 
 /// What `oca serve` is given.
 #[derive(Debug, clap::Args)]
@@ -25,8 +34,10 @@ pub(super) struct Arguments {
 
 /// Serves until SIGTERM or SIGINT; a second one ends it at once.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = match Config::load(&arguments.config) {
-        Ok(config) => config,
+    // Where it is started does not matter when it is read again.
+    let file = std::path::absolute(&arguments.config).context("find the configuration")?;
+    let (config, settings) = match Config::load_with_settings(&arguments.config) {
+        Ok(loaded) => loaded,
         Err(faults) => {
             writeln!(stderr(), "{faults}")?;
             return Ok(ExitCode::from(super::FAULTY));
@@ -34,34 +45,97 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     logging::init(&config.telemetry)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
-    runtime.block_on(serve(config, arguments.announce.as_deref()))?;
+    let reloading = Reloading { file, settings };
+    runtime.block_on(serve(config, reloading, arguments.announce.as_deref()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config, announce: Option<&Path>) -> anyhow::Result<()> {
+async fn serve(config: Config, mut reloading: Reloading, announce: Option<&Path>) -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupted = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
     let mut hung_up = signal(SignalKind::hangup()).context("wait for SIGHUP")?;
-    let appliance = Appliance::start(config)?;
+    let mut reach = Reach::default();
+    reach.read_file(&reloading.file);
+    if let Some(file) = announce {
+        reach.write_file(file);
+    }
+    let mut drain_delay = config.serve.drain_delay;
+    let appliance = Appliance::start(config, reach)?;
     if let Some(file) = announce {
         write_announcement(file, &appliance).with_context(|| format!("write {}", file.display()))?;
     }
-    tell_systemd(&[sd_notify::NotifyState::Ready]);
+    let mut watchdog = Watchdog::new(appliance.pulses());
+    manager::ready();
     loop {
         tokio::select! {
             _ = terminated.recv() => break,
             _ = interrupted.recv() => break,
+            () = watchdog.keep() => {}
             _ = hung_up.recv() => {
-                tracing::info!("access log, certificates and keys are read anew; other changes of the configuration need a restart");
-                appliance.reload();
+                manager::reloading();
+                if let Some(config) = reloading.reload(&appliance).await {
+                    drain_delay = config.serve.drain_delay;
+                }
+                manager::ready();
             }
         }
     }
-    tell_systemd(&[sd_notify::NotifyState::Stopping]);
+    let stop = async {
+        if !drain_delay.is_zero() {
+            appliance.leave();
+            manager::stopping("draining: viewers are to be sent elsewhere");
+            tokio::time::sleep(drain_delay).await;
+        }
+        manager::stopping("stopping: responses that have begun are finished");
+        appliance.shutdown().await;
+    };
     tokio::select! {
-        () = appliance.shutdown() => Ok(()),
+        () = stop => Ok(()),
+        // Draining may take longer than the service manager waits for a process that stands still.
+        () = watchdog.keep_quiet() => Ok(()),
         _ = terminated.recv() => anyhow::bail!("ended by a second signal before draining was over"),
         _ = interrupted.recv() => anyhow::bail!("ended by a second signal before draining was over"),
+    }
+}
+
+/// The configuration's file, and what it came to so far.
+struct Reloading {
+    file: PathBuf,
+    settings: Settings,
+}
+
+impl Reloading {
+    /// Has everything read anew, the configuration too; gives it where it was taken over.
+    async fn reload(&mut self, appliance: &Appliance) -> Option<Config> {
+        tracing::info!(file = %self.file.display(), "reload: logs, certificates, keys, tokens and the configuration are read anew");
+        let file = self.file.clone();
+        let loaded = tokio::task::spawn_blocking(move || Config::load_with_settings(&file)).await;
+        let (config, settings) = match loaded {
+            Ok(Ok((config, settings))) => (Some(config), settings),
+            Ok(Err(faults)) => {
+                // As at the start. Nothing can be done where not even that can be written.
+                drop(writeln!(stderr(), "{faults}"));
+                let faults = faults.count();
+                tracing::error!(faults, "reload: the configuration has faults, and nothing of it is taken over");
+                (None, self.settings.clone())
+            }
+            Err(err) => {
+                tracing::error!(error = %err, "reload: reading the configuration panicked");
+                (None, self.settings.clone())
+            }
+        };
+        if let Err(err) = appliance.reload(config.clone()).await {
+            tracing::error!(error = %err, "reload: nothing of the configuration is taken over");
+            return None;
+        }
+        let config = config?;
+        let changes = self.settings.changes(&settings);
+        for (key, why) in &changes.restart {
+            tracing::warn!(%key, why, "reload: this key needs a restart");
+        }
+        tracing::info!(changed = changes.live.join(" "), needing_restart = changes.restart.len(), "reload: done");
+        self.settings.take_over(settings);
+        Some(config)
     }
 }
 
@@ -76,10 +150,4 @@ fn write_announcement(file: &Path, appliance: &Appliance) -> std::io::Result<()>
     let aside = file.with_extension("new");
     std::fs::write(&aside, announcement.to_string())?;
     std::fs::rename(aside, file)
-}
-
-fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(err) = sd_notify::notify(states) {
-        tracing::debug!(error = %err, "systemd was not told");
-    }
 }

@@ -6,9 +6,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Config, reader::Reading, signing};
+use super::{Config, manifests, operators, reader::Reading, signing, steering, viewers};
 use crate::{
     asset::{ByteCount, UnixTime},
+    fill,
     net::tls::{Pair, PairFiles},
     serve, storage,
     telemetry::logging,
@@ -21,6 +22,8 @@ pub struct Machine {
     pub descriptors: u64,
     /// Memory maps of a process (`vm.max_map_count`).
     pub maps: u64,
+    /// Connections that may wait to be accepted, per listener (`net.core.somaxconn`).
+    pub backlog: u64,
     /// What its clock says, where the files that a configuration names lie on it and can be looked at.
     pub now: Option<UnixTime>,
 }
@@ -29,8 +32,10 @@ impl Machine {
     /// What the system says of itself.
     pub fn here() -> Self {
         let descriptors = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(_, hard)| hard);
-        let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|text| text.trim().parse().ok());
-        Self { descriptors, maps: maps.unwrap_or(65_530), now: Some(SystemTime::now().into()) }
+        let number = |path: &str| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let maps = number("/proc/sys/vm/max_map_count").unwrap_or(65_530);
+        let backlog = number("/proc/sys/net/core/somaxconn").unwrap_or(u64::MAX);
+        Self { descriptors, maps, backlog, now: Some(SystemTime::now().into()) }
     }
 }
 
@@ -39,9 +44,16 @@ pub(super) fn check(config: &mut Config, reading: &Reading, machine: Machine) {
     check_listeners(config, reading);
     check_certificates(config, reading, machine);
     signing::check(&config.serve.signing, reading, machine.now.is_some());
+    viewers::check(&config.serve.clients, reading, machine.now.is_some());
+    operators::check(&config.admin, reading, machine.now);
+    steering::check(&config.steering, reading, machine.now.is_some());
     check_volumes(config, reading);
     check_sources(config, reading);
+    manifests::check(&config.control, reading, machine.now.is_some());
     check_bounds(config, reading);
+    super::nightly::check(config, reading);
+    check_health(config, reading);
+    fit_delays(config, reading);
     fit_to_machine(config, reading, machine);
     if let Err(why) = logging::check_filter(&config.telemetry.filter) {
         reading.add(
@@ -195,6 +207,39 @@ fn check_sources(config: &Config, reading: &Reading) {
             );
         }
     }
+    for source in sources.iter().filter(|source| source.files.certificate.is_some() != source.files.key.is_some()) {
+        let message = format!("the source '{}' has one of tls_certificate and tls_key", source.name);
+        reading.add(reading.span("fill.source"), message, "a certificate is shown with its key: name both, or neither");
+    }
+    check_site(config, reading);
+}
+
+/// Whether the boxes of a site can tell each other apart.
+fn check_site(config: &Config, reading: &Reading) {
+    let (site, at) = (&config.fill.site, |key: &str| reading.span(key));
+    if site.peers_asked_max == 0 {
+        let message = "fill.site.peers_asked_max is 0, so that no peer would ever be asked";
+        reading.add(at("fill.site.peers_asked_max"), message, "at least 1; leave out the sources of kind \"peer\"");
+    }
+    if site.name.is_empty() {
+        return;
+    }
+    // It stands in a field of HTTP, among others (RFC 8586).
+    let is_name = |name: &str| {
+        name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    if !is_name(&site.name) {
+        let message = format!("fill.site.self \"{}\" cannot be sent as a name", site.name);
+        reading.add(at("fill.site.self"), message, "up to 64 letters, digits, '-', '.' and '_'");
+    }
+    if config.fill.sources.iter().any(|source| source.kind == fill::SourceKind::Peer && source.name == site.name) {
+        let message = format!("fill.site.self is \"{}\", and so is the name of a peer", site.name);
+        reading.add(
+            at("fill.site.self"),
+            message,
+            "name this box as its peers do, and leave it out of its own sources",
+        );
+    }
 }
 
 fn check_bounds(config: &Config, reading: &Reading) {
@@ -288,6 +333,7 @@ fn check_bounds(config: &Config, reading: &Reading) {
         ("catalog.demand_queue_max", catalog.demand_queue_max),
         ("fill.fetches_max", fill.fetches_max),
         ("admin.connections_max", config.admin.connections_max),
+        ("admin.streams_max", config.admin.streams_max),
         ("log.access.queue_max", config.telemetry.access.queue_max),
     ] {
         fault(count == 0, key, format!("{key} is 0, so that nothing would ever work"), "at least 1");
@@ -295,10 +341,14 @@ fn check_bounds(config: &Config, reading: &Reading) {
     for (key, time) in [
         ("serve.header_timeout", serve.header_timeout),
         ("serve.idle_timeout", serve.idle_timeout),
+        ("serve.idle_timeout_overloaded", serve.idle_timeout_overloaded),
         ("serve.stall_timeout", serve.stall_timeout),
         ("serve.miss_timeout", serve.miss_timeout),
         ("serve.tls.check_interval", serve.tls.check_interval),
         ("serve.signing.check_interval", serve.signing.check_interval),
+        ("serve.clients.check_interval", serve.clients.check_interval),
+        ("admin.check_interval", config.admin.check_interval),
+        ("control.check_interval", config.control.check_interval),
         ("serve.tls.handshake_timeout", serve.tls.handshake_timeout),
         ("storage.probe_interval", storage.probe_interval),
         ("storage.probe_timeout", storage.probe_timeout),
@@ -307,8 +357,100 @@ fn check_bounds(config: &Config, reading: &Reading) {
     }
 }
 
+fn check_health(config: &Config, reading: &Reading) {
+    let health = &config.health;
+    for (key, percent, least, most) in [
+        ("calm_percent", health.calm_percent, 1, 100),
+        ("comfort_percent", health.comfort_percent, 1, 100),
+        ("errors_percent", health.errors_percent, 0, 100),
+        ("disk_free_percent", health.disk_free_percent, 0, 50),
+        ("fill_failures_percent", health.fill_failures_percent, 0, 100),
+        ("fill_queue_percent", health.fill_queue_percent, 1, 100),
+        ("memory_free_percent", health.memory_free_percent, 0, 50),
+        ("descriptors_percent", health.descriptors_percent, 1, 100),
+        ("egress_percent", health.egress_percent, 1, 100),
+        ("connections_percent", health.connections_percent, 1, 100),
+    ] {
+        if !(least..=most).contains(&percent) {
+            let key = format!("health.{key}");
+            reading.add(reading.span(&key), format!("{percent} percent"), format!("{least} to {most}"));
+        }
+    }
+    for (key, time) in [("health.interval", health.interval), ("health.queue_delay_max", health.queue_delay_max)] {
+        if !(Duration::from_millis(10)..=Duration::from_secs(60)).contains(&time) {
+            reading.add(reading.span(key), format!("{key} is no time to judge by"), "10 ms to 1 min");
+        }
+    }
+    let refuses = config.serve.queue_delay_max;
+    if reading.span("serve.queue_delay_max").is_some()
+        && reading.span("health.queue_delay_max").is_some()
+        && !refuses.is_zero()
+        && refuses < health.queue_delay_max
+    {
+        let message = "requests would be refused before steering is asked for less: serve.queue_delay_max is below health.queue_delay_max";
+        reading.add(
+            reading.span("serve.queue_delay_max"),
+            message,
+            "at least health.queue_delay_max, or \"0 s\": none are refused",
+        );
+    }
+    let percent = config.serve.connections_percent;
+    if !(1..=100).contains(&percent) {
+        reading.add(reading.span("serve.connections_percent"), format!("{percent} percent"), "1 to 100");
+    }
+    let percent = config.serve.newcomers_percent;
+    if !(1..=90).contains(&percent) {
+        reading.add(reading.span("serve.newcomers_percent"), format!("{percent} percent"), "1 to 90");
+    }
+    if !(health.interval..=Duration::from_secs(3600)).contains(&health.window) {
+        let message = "health.window is not longer than health.interval, or longer than an hour";
+        reading.add(reading.span("health.window"), message, "10 s to 1 min serve well");
+    }
+}
+
+/// Steering is asked for less before requests are refused: where the operator has set one of the delays, the other one's default gives
+/// way.
+fn fit_delays(config: &mut Config, reading: &Reading) {
+    let (refused, told) = (config.serve.queue_delay_max, config.health.queue_delay_max);
+    if refused.is_zero() || refused >= told {
+        return;
+    }
+    if reading.span("serve.queue_delay_max").is_none() {
+        config.serve.queue_delay_max = told;
+    } else if reading.span("health.queue_delay_max").is_none() {
+        config.health.queue_delay_max = refused;
+    }
+}
+
 /// Compares limits that draw on the same resource. What the operator has set is kept or refused; defaults give way.
 fn fit_to_machine(config: &mut Config, reading: &Reading, machine: Machine) {
+    let wanted = (config.serve.connections_max, config.storage.mappings_max);
+    fit_limits(config, reading, machine);
+    let (serve, storage) = (&config.serve, &config.storage);
+    if wanted != (serve.connections_max, storage.mappings_max) {
+        let all = wanted.0.saturating_add(wanted.1).saturating_add(serve.descriptors_reserved);
+        config.shortages.push(format!(
+            "{} file descriptors and {} memory maps are too few for {} connections and {} mapped assets: it goes on with {} and {}; raise \
+             the hard limit of open files (LimitNOFILE= in the unit, ulimit -Hn) to {all} and vm.max_map_count to {}, or set \
+             serve.connections_max and storage.mappings_max",
+            machine.descriptors,
+            machine.maps,
+            wanted.0,
+            wanted.1,
+            serve.connections_max,
+            storage.mappings_max,
+            wanted.1.saturating_mul(2)
+        ));
+    }
+    if u64::from(serve.backlog) > machine.backlog {
+        config.shortages.push(format!(
+            "the kernel lets {} connections wait to be accepted, serve.backlog asks for {}: set net.core.somaxconn to that",
+            machine.backlog, serve.backlog
+        ));
+    }
+}
+
+fn fit_limits(config: &mut Config, reading: &Reading, machine: Machine) {
     let (serve, storage) = (&mut config.serve, &mut config.storage);
     // Who writes out a default has not chosen another value: it gives way all the same.
     let set = |key: &str, is_default: bool| reading.span(key).filter(|_| !is_default);

@@ -18,18 +18,21 @@ use super::faults::Gathering;
 use crate::{
     asset::{BitRate, BlockSize, ByteCount, parse_duration},
     catalog::Admission,
+    control::Publication,
     fill::{SourceKind, SourceLocation},
-    net::tls::Protocol,
+    net::{redirects::RedirectHost, tls::Protocol},
     serve::{
         KernelTls,
+        clients::Network,
         signing::{Form, Policy},
     },
     storage::EngineChoice,
+    sys::sandbox::Sandbox,
     telemetry::{AccessFormat, LogFormat},
 };
 
 /// A type that stands in the file.
-pub(super) trait Value: Sized {
+pub(super) trait Value: Sized + std::fmt::Debug {
     /// Reads it.
     ///
     /// # Errors
@@ -47,6 +50,8 @@ pub(super) struct Reading {
     unreadable: RefCell<BTreeSet<String>>,
     /// Every key that has been asked for.
     known: RefCell<Vec<String>>,
+    /// What each key came to, set or not, as text to be compared.
+    values: RefCell<BTreeMap<String, String>>,
 }
 
 /// A table of the file, or the lack of one.
@@ -66,6 +71,7 @@ impl Reading {
             spans: RefCell::default(),
             unreadable: RefCell::default(),
             known: RefCell::default(),
+            values: RefCell::default(),
         }
     }
 
@@ -85,6 +91,11 @@ impl Reading {
 
     pub(super) fn add(&self, span: Option<Range<usize>>, message: impl Into<String>, help: impl Into<String>) {
         self.faults.borrow_mut().add(span, message, help);
+    }
+
+    /// What each key came to: set, or by default.
+    pub(super) fn values(&self) -> BTreeMap<String, String> {
+        self.values.borrow().clone()
     }
 
     #[cfg(test)]
@@ -108,16 +119,18 @@ impl<'a, 'i> Section<'a, 'i> {
 
     /// Reads `key` into `into`, which keeps its default where the key is missing or wrong. Tells whether it was set.
     pub(super) fn read<T: Value>(&mut self, key: &'static str, into: &mut T) -> bool {
-        let Some(value) = self.ask(key) else { return false };
-        match T::read(value.get_ref()) {
-            Ok(read) => *into = read,
-            Err(wanted) => {
+        let value = self.ask(key);
+        match value.map(|value| (value.span(), T::read(value.get_ref()))) {
+            Some((_, Ok(read))) => *into = read,
+            Some((span, Err(wanted))) => {
                 let path = self.path_of(key);
-                self.reading.add(Some(value.span()), format!("{path} cannot be read: {wanted}"), "");
+                self.reading.add(Some(span), format!("{path} cannot be read: {wanted}"), "");
                 self.reading.unreadable.borrow_mut().insert(path);
             }
+            None => {}
         }
-        true
+        self.reading.values.borrow_mut().insert(self.path_of(key), format!("{into:?}"));
+        value.is_some()
     }
 
     /// Reads a key that has no default.
@@ -221,14 +234,14 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-fn text<'v>(value: &'v DeValue<'_>, example: &str) -> Result<&'v str, String> {
+pub(super) fn text<'v>(value: &'v DeValue<'_>, example: &str) -> Result<&'v str, String> {
     match value {
         DeValue::String(text) => Ok(text),
         other => Err(format!("it is a {}; write a text in quotes, for example {example}", other.type_str())),
     }
 }
 
-fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn one_of<T: Copy>(value: &DeValue<'_>, choices: &[(&str, T)]) -> Result<T, String> {
     let names = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
     let found = text(value, &names)?;
     choices
@@ -308,6 +321,18 @@ impl Value for SocketAddr {
     }
 }
 
+impl Value for Network {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        text(value, "\"192.0.2.0/24\"")?.parse()
+    }
+}
+
+impl Value for RedirectHost {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        text(value, "\"cdn.example\"")?.parse()
+    }
+}
+
 impl<T: Value> Value for Vec<T> {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let DeValue::Array(items) = value else {
@@ -359,6 +384,12 @@ impl Value for Form {
     }
 }
 
+impl Value for Sandbox {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        one_of(value, &[("auto", Self::Auto), ("off", Self::Off)])
+    }
+}
+
 impl Value for SourceKind {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         one_of(value, &[("peer", Self::Peer), ("tier", Self::Tier), ("origin", Self::Origin)])
@@ -374,6 +405,52 @@ impl Value for LogFormat {
 impl Value for AccessFormat {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         one_of(value, &[("json", Self::Json), ("combined", Self::Combined)])
+    }
+}
+
+/// The bucket of `s3://bucket/name`, and the name without slashes at its ends.
+fn in_bucket(url: &url::Url) -> Result<(String, String), String> {
+    let bucket = url.host_str().filter(|bucket| !bucket.is_empty()).ok_or("the address names no bucket")?;
+    if url.port().is_some() || url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+        return Err("write s3://bucket/name; the store's own address is endpoint".into());
+    }
+    let name = percent_encoding::percent_decode_str(url.path().trim_matches('/')).decode_utf8();
+    Ok((bucket.into(), name.map_err(|_| "the name is not UTF-8")?.into_owned()))
+}
+
+impl Value for Publication {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let example = "\"https://control.example/latest.json\" or \"file:///srv/manifests/latest.json\"";
+        let url: url::Url = text(value, example)?
+            .parse()
+            .map_err(|err| format!("it is no address ({err}); write for example {example}"))?;
+        match url.scheme() {
+            "http" | "https" if url.fragment().is_none() && url.host_str().is_some_and(|host| !host.is_empty()) => {
+                Ok(Self::Http(url))
+            }
+            "file" => url.to_file_path().map(Self::File).map_err(|()| "write file:/// and an absolute path".into()),
+            "s3" => match in_bucket(&url)? {
+                (_, name) if name.is_empty() => {
+                    Err("write s3://bucket/folder/latest.json, the pointer's own name".into())
+                }
+                (bucket, name) => Ok(Self::Bucket { bucket, name }),
+            },
+            _ => Err(format!("write an address by https, http, s3 or file, without fragment, for example {example}")),
+        }
+    }
+}
+
+impl Value for url::Url {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        let example = "\"https://edge1.isp.example/\"";
+        let url: Self = text(value, example)?
+            .parse()
+            .map_err(|err| format!("it is no address ({err}); write for example {example}"))?;
+        match url.scheme() {
+            "http" | "https" if url.host_str().is_none_or(str::is_empty) => Err("the address names no host".into()),
+            "http" | "https" => Ok(url),
+            other => Err(format!("'{other}' is not a known scheme; use https or http")),
+        }
     }
 }
 
@@ -396,8 +473,8 @@ impl Value for SourceLocation {
             "file" => {
                 url.to_file_path().map(Self::Directory).map_err(|()| "write file:/// and an absolute path".into())
             }
-            "s3" => Err("s3:// sources are not supported yet; use https:// or file://".into()),
-            other => Err(format!("'{other}' is not a known scheme; use http, https or file")),
+            "s3" => in_bucket(&url).map(|(bucket, prefix)| Self::Bucket { bucket, prefix }),
+            other => Err(format!("'{other}' is not a known scheme; use http, https, s3 or file")),
         }
     }
 }

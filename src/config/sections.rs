@@ -1,10 +1,16 @@
 //! Which key of the file is which field of which module's configuration.
 
-use super::{Config, reader::Section};
+use super::{Config, nightly, reader::Section, steering};
 use crate::{
+    admin, control,
     fill::{self, SourceConfig, SourceKind, SourceLocation},
-    net::tls::PairFiles,
-    serve::{self, signing},
+    health,
+    net::{
+        bucket::StoreConfig,
+        client::ClientFiles,
+        tls::{OperatorFiles, PairFiles},
+    },
+    serve::{self, clients, signing},
     storage, telemetry,
 };
 
@@ -25,11 +31,15 @@ pub(super) fn read(mut root: Section<'_, '_>, config: &mut Config) {
     catalog.read("failure_ttl", &mut into.failure_ttl);
     catalog.finish();
     read_fill(root.section("fill"), &mut config.fill);
-    let mut admin = root.section("admin");
-    admin.read("listen", &mut config.admin.listen);
-    admin.read("connections_max", &mut config.admin.connections_max);
-    admin.finish();
+    read_control(root.section("control"), &mut config.control);
+    config.fill.by_manifest = config.control.source_urls.iter().map(SourceConfig::by_manifest).collect();
+    read_admin(root.section("admin"), &mut config.admin);
+    read_health(root.section("health"), &mut config.health);
+    steering::read(root.section("steering"), &mut config.steering);
     read_log(root.section("log"), &mut config.telemetry);
+    let mut process = root.section("process");
+    process.read("sandbox", &mut config.process.sandbox);
+    process.finish();
     root.finish();
 }
 
@@ -44,6 +54,11 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("header_size_max", &mut into.header_size_max);
     section.read("header_count_max", &mut into.header_count_max);
     section.read("idle_timeout", &mut into.idle_timeout);
+    section.read("idle_timeout_overloaded", &mut into.idle_timeout_overloaded);
+    section.read("connections_percent", &mut into.connections_percent);
+    section.read("queue_delay_max", &mut into.queue_delay_max);
+    section.read("newcomers_percent", &mut into.newcomers_percent);
+    section.read("refuse_delay", &mut into.refuse_delay);
     section.read("stall_timeout", &mut into.stall_timeout);
     section.read("send_rate_min", &mut into.send_rate_min);
     section.read("send_rate_window", &mut into.send_rate_window);
@@ -60,12 +75,14 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("unsent_max", &mut into.unsent_max);
     section.read("query_in_key", &mut into.query_in_key);
     section.read("server_name", &mut into.server_name);
+    section.read("drain_delay", &mut into.drain_delay);
     section.read("drain_timeout", &mut into.drain_timeout);
     let mut cors = section.section("cors");
     cors.read("origins", &mut into.cors.origins);
     cors.read("max_age", &mut into.cors.max_age);
     cors.finish();
     read_tls(section.section("tls"), &mut into.tls);
+    read_clients(section.section("clients"), &mut into.clients);
     read_signing(section.section("signing"), &mut into.signing);
     let mut http2 = section.section("http2");
     http2.read("streams_max", &mut into.http2.streams_max);
@@ -94,6 +111,20 @@ fn read_tls(mut section: Section<'_, '_>, into: &mut serve::Tls) {
     into.pairs.extend(first);
     into.pairs.extend(further.iter_mut().filter_map(|pair| read_pair(pair, true)));
     further.into_iter().for_each(Section::finish);
+    section.finish();
+}
+
+fn read_clients(mut section: Section<'_, '_>, into: &mut clients::Config) {
+    section.read("allow", &mut into.allow);
+    section.read("allow_file", &mut into.allow_file);
+    section.read("check_interval", &mut into.check_interval);
+    section.read("connections_max", &mut into.connections_max);
+    section.read("request_rate", &mut into.request_rate);
+    section.read("request_burst", &mut into.request_burst);
+    section.read("ipv4_prefix", &mut into.ipv4_prefix);
+    section.read("ipv6_prefix", &mut into.ipv6_prefix);
+    section.read("table_max", &mut into.table_max);
+    section.read("unlimited", &mut into.unlimited);
     section.finish();
 }
 
@@ -128,7 +159,7 @@ fn read_signing(mut section: Section<'_, '_>, into: &mut signing::Config) {
 const CERTIFICATE: &str = "\"/etc/oca/tls/edge.pem\"";
 const KEY: &str = "\"/etc/oca/tls/edge.key\"";
 
-fn read_pair(section: &mut Section<'_, '_>, required: bool) -> Option<PairFiles> {
+pub(super) fn read_pair(section: &mut Section<'_, '_>, required: bool) -> Option<PairFiles> {
     let (mut certificate, mut key) = (None, None);
     match (section.read("certificate", &mut certificate), section.read("key", &mut key)) {
         (true, true) => {}
@@ -183,16 +214,18 @@ fn read_fill(mut section: Section<'_, '_>, into: &mut fill::Config) {
     freshness.read("ttl_max", &mut into.freshness.ttl_max);
     freshness.read("stale_if_error", &mut into.freshness.stale_if_error);
     freshness.finish();
+    let mut site = section.section("site");
+    site.read("self", &mut into.site.name);
+    site.read("peers_asked_max", &mut into.site.peers_asked_max);
+    site.finish();
+    nightly::read_windows(section.sections("window"), &mut into.nightly);
+    nightly::read(section.section("nightly"), &mut into.nightly);
     for mut source in section.sections("source") {
         let kind: Option<SourceKind> = source.require("kind", "\"origin\"");
         let location: Option<SourceLocation> = source.require("url", "\"https://origin.example/\"");
         let known = kind.zip(location.clone());
         let (kind, location) = known.clone().unwrap_or((SourceKind::Origin, SourceLocation::Directory("/".into())));
-        let label = match kind {
-            SourceKind::Peer => "peer",
-            SourceKind::Tier => "tier",
-            SourceKind::Origin => "origin",
-        };
+        let label = kind.label();
         let number = into.sources.iter().filter(|other| other.kind == kind).count();
         let mut made = SourceConfig::new(format!("{label}-{number}"), kind, location);
         source.read("name", &mut made.name);
@@ -202,15 +235,108 @@ fn read_fill(mut section: Section<'_, '_>, into: &mut fill::Config) {
         source.read("stall_timeout", &mut made.stall_timeout);
         source.read("failures_max", &mut made.failures_max);
         source.read("retry_after", &mut made.retry_after);
+        source.read("set_aside_max", &mut made.set_aside_max);
+        source.read("cost", &mut made.cost);
+        source.read("escalate_after", &mut made.escalate_after);
+        source.read("rate_max", &mut made.rate_max);
+        read_client_files(&mut source, &mut made.files);
+        read_store(&mut source, &mut made.store);
+        source.read("allow_redirects_to", &mut made.redirects.hosts);
+        source.read("allow_private", &mut made.redirects.allow_private);
         into.sources.extend(known.map(|_| made));
         source.finish();
     }
     // Nearest first, whatever the order in the file; within a kind, that order.
-    into.sources.sort_by_key(|source| match source.kind {
-        SourceKind::Peer => 0,
-        SourceKind::Tier => 1,
-        SourceKind::Origin => 2,
-    });
+    into.sources.sort_by_key(|source| source.kind);
+    section.finish();
+}
+
+fn read_client_files(section: &mut Section<'_, '_>, into: &mut ClientFiles) {
+    section.read("tls_certificate", &mut into.certificate);
+    section.read("tls_key", &mut into.key);
+    section.read("tls_authorities", &mut into.authorities);
+    section.read("headers", &mut into.headers);
+}
+
+fn read_store(section: &mut Section<'_, '_>, into: &mut StoreConfig) {
+    section.read("endpoint", &mut into.endpoint);
+    section.read("region", &mut into.region);
+    section.read("credentials", &mut into.credentials);
+    section.read("bucket_in_host", &mut into.bucket_in_host);
+}
+
+fn read_health(mut section: Section<'_, '_>, into: &mut health::Config) {
+    section.read("interval", &mut into.interval);
+    section.read("window", &mut into.window);
+    section.read("calm_percent", &mut into.calm_percent);
+    section.read("egress_capacity", &mut into.egress_capacity);
+    section.read("comfort_percent", &mut into.comfort_percent);
+    section.read("errors_percent", &mut into.errors_percent);
+    section.read("first_byte_max", &mut into.first_byte_max);
+    section.read("cold_wait_max", &mut into.cold_wait_max);
+    section.read("probe_max", &mut into.probe_max);
+    section.read("disk_free_percent", &mut into.disk_free_percent);
+    section.read("fill_failures_percent", &mut into.fill_failures_percent);
+    section.read("fill_queue_percent", &mut into.fill_queue_percent);
+    section.read("manifest_age_max", &mut into.manifest_age_max);
+    section.read("memory_free_percent", &mut into.memory_free_percent);
+    section.read("descriptors_percent", &mut into.descriptors_percent);
+    section.read("clock_jump_max", &mut into.clock_jump_max);
+    section.read("clock_jump_memory", &mut into.clock_jump_memory);
+    section.read("certificate_notice", &mut into.certificate_notice);
+    section.read("egress_percent", &mut into.egress_percent);
+    section.read("connections_percent", &mut into.connections_percent);
+    section.read("queue_delay_max", &mut into.queue_delay_max);
+    section.finish();
+}
+
+fn read_control(mut section: Section<'_, '_>, into: &mut control::Config) {
+    section.read("pull", &mut into.pull);
+    read_client_files(&mut section, &mut into.files);
+    let mut store = section.section("store");
+    read_store(&mut store, &mut into.store);
+    store.finish();
+    section.read("keys", &mut into.keys);
+    section.read("revoked", &mut into.revoked);
+    section.read("threshold", &mut into.threshold);
+    section.read("appliance", &mut into.identity.appliance);
+    section.read("site", &mut into.identity.site);
+    section.read("groups", &mut into.identity.groups);
+    section.read("state", &mut into.state);
+    section.read("interval", &mut into.interval);
+    section.read("retry_delay", &mut into.retry_delay);
+    section.read("connect_timeout", &mut into.connect_timeout);
+    section.read("response_timeout", &mut into.response_timeout);
+    section.read("stall_timeout", &mut into.stall_timeout);
+    section.read("stale_after", &mut into.stale_after);
+    section.read("waiting_max", &mut into.waiting_max);
+    section.read("check_interval", &mut into.check_interval);
+    section.read("source_urls", &mut into.source_urls);
+    section.read("size_max", &mut into.limits.size_max);
+    section.read("expanded_max", &mut into.limits.expanded_max);
+    section.read("ratio_max", &mut into.limits.ratio_max);
+    section.read("assets_max", &mut into.limits.assets_max);
+    section.read("blocks_max", &mut into.limits.blocks_max);
+    section.read("purges_max", &mut into.limits.purges_max);
+    section.finish();
+}
+
+fn read_admin(mut section: Section<'_, '_>, into: &mut admin::Config) {
+    section.read("listen", &mut into.listen);
+    section.read("connections_max", &mut into.connections_max);
+    section.read("token_file", &mut into.token_file);
+    section.read("hosts", &mut into.hosts);
+    section.read("probes_open", &mut into.probes_open);
+    section.read("check_interval", &mut into.check_interval);
+    section.read("history", &mut into.history);
+    section.read("streams_max", &mut into.streams_max);
+    let is_there = section.has("tls");
+    let mut tls = section.section("tls");
+    let pair = read_pair(&mut tls, is_there);
+    let mut client_ca = None;
+    tls.read("client_ca", &mut client_ca);
+    into.tls = pair.map(|pair| OperatorFiles { pair, client_ca });
+    tls.finish();
     section.finish();
 }
 

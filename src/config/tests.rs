@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::net::tls::PairFiles;
 
-const MACHINE: Machine = Machine { descriptors: 1 << 20, maps: 1 << 20, now: None };
+const MACHINE: Machine = Machine { descriptors: 1 << 20, maps: 1 << 20, backlog: 1 << 20, now: None };
 const REFERENCE: &str = include_str!("../../config/appliance.toml");
 
 /// The smallest configuration that works, with further lines for its tables.
@@ -42,6 +42,28 @@ fn the_reference_shows_the_defaults() {
     assert_eq!(config.serve.http, [([0, 0, 0, 0], 8080).into()]);
     assert_eq!(config.telemetry.access.path.take(), Some("/var/log/oca/access.log".into()));
     let location = fill::SourceLocation::Http("https://origin.example/".parse().expect("valid"));
+    let origin = |name: &str| Some(format!("/etc/oca/origin/{name}").into());
+    let source = &mut config.fill.sources[0];
+    let files = crate::net::client::ClientFiles {
+        certificate: origin("edge.pem"),
+        key: origin("edge.key"),
+        authorities: origin("authorities.pem"),
+        headers: origin("headers"),
+    };
+    assert_eq!(std::mem::take(&mut source.files), files);
+    assert_eq!(source.store.credentials.take(), origin("credentials"));
+    assert_eq!(source.store.endpoint.take(), "https://s3.example/".parse().ok());
+    let of_control = |name: &str| Some(format!("/etc/oca/control/{name}").into());
+    let files = crate::net::client::ClientFiles {
+        certificate: of_control("edge.pem"),
+        key: of_control("edge.key"),
+        authorities: of_control("authorities.pem"),
+        headers: of_control("headers"),
+    };
+    let control = &mut config.control;
+    assert_eq!(std::mem::take(&mut control.files), files);
+    assert_eq!(control.store.credentials.take(), of_control("credentials"));
+    assert_eq!(control.store.endpoint.take(), "https://s3.example/".parse().ok());
     assert_eq!(config.fill.sources, [fill::SourceConfig::new("origin-0", fill::SourceKind::Origin, location)]);
     assert_eq!(config.serve.https, [([0, 0, 0, 0], 8443).into()]);
     let pairs = ["edge", "other"].map(|name| PairFiles {
@@ -54,6 +76,22 @@ fn the_reference_shows_the_defaults() {
     assert_eq!(std::mem::take(&mut signing.rules), [rule]);
     let (path, form) = ("/etc/oca/keys/signing.json".into(), serve::signing::Form::UriSigning);
     assert_eq!(std::mem::take(&mut signing.key_sets), [serve::signing::KeySet { path, form, issuers: Vec::new() }]);
+    assert_eq!(config.serve.clients.allow_file.take(), Some("/etc/oca/networks".into()));
+    assert_eq!(config.admin.token_file.take(), Some("/etc/oca/admin.token".into()));
+    let files = config.admin.tls.take().expect("named");
+    assert_eq!(files.client_ca, Some("/etc/oca/tls/operators.pem".into()));
+    assert_eq!(files.pair.certificate.to_str(), Some("/etc/oca/tls/admin.pem"));
+    assert_eq!(config.fill.nightly.log.take(), Some("/var/log/oca/fill.log".into()));
+    assert_eq!(config.steering.prefixes_file.take(), Some("/var/lib/oca/clients.txt".into()));
+    let file = |name: &str| std::path::PathBuf::from(format!("/etc/oca/steering/{name}"));
+    let service = crate::steering::ServiceConfig {
+        name: "steering-0".into(),
+        url: "https://steering.example/v1/report".parse().expect("valid"),
+        token_file: Some(file("token")),
+        identity: Some(PairFiles { certificate: file("edge.pem"), key: file("edge.key") }),
+        authorities: Some(file("authorities.pem")),
+    };
+    assert_eq!(std::mem::take(&mut config.steering.services), [service]);
     config.serve.http.clear();
     config.serve.https.clear();
     config.storage.volumes.clear();
@@ -90,6 +128,7 @@ fn every_fault_is_shown_at_once_with_its_line() {
         (5, "serve.workers cannot be read"),
         (6, "serve.send_rate_min cannot be read"),
         (14, "take the same port of the same address"),
+        (14, "can be reached from other machines"),
         (16, "not below 95 percent"),
         (17, "\"sometimes\" is none of \"always\", \"second-request\""),
         (18, "logs is not a known key"),
@@ -97,7 +136,7 @@ fn every_fault_is_shown_at_once_with_its_line() {
         assert!(shown.contains(expected), "'{expected}' is not in\n{shown}");
         assert!(shown.contains(&format!("oca.toml:{line}:")), "line {line} is not named in\n{shown}");
     }
-    assert!(shown.ends_with("8 faults in the configuration"), "{shown}");
+    assert!(shown.ends_with("9 faults in the configuration"), "{shown}");
 }
 
 #[test]
@@ -115,7 +154,7 @@ fn what_is_missing_is_named_with_what_to_write() {
 #[test]
 fn sources_that_cannot_be_are_refused() {
     for (url, expected) in [
-        ("s3://bucket/prefix", "not supported yet"),
+        ("s3://user@bucket/prefix", "write s3://bucket/name"),
         ("ftp://a/", "not a known scheme"),
         ("not an address", "no address"),
         ("file://host/dir", "file:///"),
@@ -143,10 +182,12 @@ fn volumes_that_cannot_be_are_refused() {
 
 #[test]
 fn limits_that_need_the_same_descriptors_are_compared() {
-    let tight = Machine { descriptors: 2_000, maps: 65_530, now: None };
+    let tight = Machine { descriptors: 2_000, maps: 65_530, ..MACHINE };
     let config = Config::parse("oca.toml", &smallest("", ""), tight).expect("defaults give way");
     let (serve, storage) = (&config.serve, &config.storage);
     assert!(serve.connections_max + storage.mappings_max + serve.descriptors_reserved <= 2_000, "{config:?}");
+    let [said] = config.shortages.as_slice() else { panic!("{:?}", config.shortages) };
+    assert!(said.contains("2000 file descriptors") && said.contains("LimitNOFILE= in the unit"), "{said}");
     let (left, defaults) = (2_000 - serve.descriptors_reserved, Config::default());
     let all = defaults.serve.connections_max + defaults.storage.mappings_max;
     assert_eq!(serve.connections_max, left * defaults.serve.connections_max / all, "both give way alike");
@@ -159,11 +200,62 @@ fn limits_that_need_the_same_descriptors_are_compared() {
     let shown = Config::parse("oca.toml", &smallest("connections_max = 1900", ""), tight)
         .expect_err("what is set is not changed");
     assert!(shown.to_string().contains("file descriptors"), "{shown}");
-    let few_maps = Machine { descriptors: 1 << 20, maps: 1_000, now: None };
+    let few_maps = Machine { maps: 1_000, ..MACHINE };
     let config = Config::parse("oca.toml", &smallest("", ""), few_maps).expect("defaults give way");
     assert_eq!(config.storage.mappings_max, 800);
     let set = smallest("", "[storage]\nmappings_max = 900");
     assert!(Config::parse("oca.toml", &set.replace("[[storage", "\n[[storage"), few_maps).is_err());
+}
+
+#[test]
+fn a_queue_that_the_kernel_cuts_is_said() {
+    let short = Machine { backlog: 128, ..MACHINE };
+    let config = Config::parse("oca.toml", &smallest("", ""), short).expect("no fault");
+    assert!(
+        config.shortages[0].contains("serve.backlog asks for 4096: set net.core.somaxconn"),
+        "{:?}",
+        config.shortages
+    );
+    let config = Config::parse("oca.toml", &smallest("backlog = 128", ""), short).expect("no fault");
+    assert!(config.shortages.is_empty(), "{:?}", config.shortages);
+}
+
+#[test]
+fn everything_that_is_used_after_the_start_is_in_reach() {
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = |name: &str| {
+        let folder = home.path().join(name);
+        std::fs::create_dir(&folder).expect("made");
+        folder
+    };
+    let [tls, other, keys, admin, networks, log, fill, source, disks] =
+        ["tls", "other", "keys", "admin", "networks", "log", "fill", "source", "disks"].map(folder);
+    let text = format!(
+        "[serve]\nhttps = [\"127.0.0.1:8443\"]\n[serve.tls]\ncertificate = {:?}\nkey = {:?}\n[[serve.signing.key_set]]\npath = {:?}\n\
+         form = \"hmac\"\n[log.access]\npath = {:?}\n[[fill.source]]\nkind = \"origin\"\nurl = \"file://{}\"\n\
+         [admin]\ntoken_file = {:?}\n[serve.clients]\nallow_file = {:?}\n[fill.nightly]\nlog = {:?}\n[[storage.volume]]\npath = {:?}\n\
+         capacity = \"64 MiB\"\n",
+        tls.join("a.pem"),
+        other.join("a.key"),
+        keys.join("set.json"),
+        log.join("access.log"),
+        source.display(),
+        admin.join("tokens"),
+        networks.join("list"),
+        fill.join("fill.log"),
+        disks.join("0")
+    );
+    let config = Config::parse("oca.toml", &text, MACHINE).expect("valid");
+    let mut expected = Reach::default();
+    for read in [tls, other, keys, admin, networks] {
+        expected.read_file(&read.join("x"));
+    }
+    expected.read_below(&source);
+    expected.write_below(&disks.join("0"));
+    expected.write_file(&log.join("access.log"));
+    expected.write_file(&fill.join("fill.log"));
+    assert_eq!(config.reach(), expected);
+    assert!(disks.join("0").is_dir(), "a volume's folder is made while it still can be");
 }
 
 #[test]
@@ -243,7 +335,86 @@ fn signing_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn limits_of_health_that_cannot_be_are_refused() {
+    for (line, expected) in [
+        ("calm_percent = 0", "1 to 100"),
+        ("memory_free_percent = 51", "0 to 50"),
+        ("interval = \"1 ms\"", "health.interval"),
+        ("interval = \"20 s\"\nwindow = \"10 s\"", "health.window"),
+        ("queue_delay_max = \"0 s\"", "health.queue_delay_max"),
+    ] {
+        let shown = faults(&smallest("", &format!("[health]\n{line}")));
+        assert!(shown.contains(expected) && shown.ends_with("1 fault in the configuration"), "{line}: {shown}");
+    }
+}
+
+#[test]
+fn an_admin_listener_that_others_reach_needs_credentials() {
+    let open = "[admin]\nlisten = \"0.0.0.0:9090\"";
+    let token = "token_file = \"/nowhere/token\"";
+    let tls = "[admin.tls]\ncertificate = \"/nowhere/a.pem\"\nkey = \"/nowhere/a.key\"";
+    let ca = "client_ca = \"/nowhere/ca.pem\"";
+    for (rest, expected) in [
+        (open.into(), "can be reached from other machines"),
+        (open.replace("0.0.0.0", "[::]"), "can be reached from other machines"),
+        (open.replace("0.0.0.0", "192.0.2.1"), "can be reached from other machines"),
+        (format!("{open}\n{tls}"), "can be reached from other machines"),
+        (format!("{open}\n{token}\n[admin.tls]\n{ca}\nkey = \"/a.key\""), "admin.tls.certificate is missing"),
+        (format!("{open}\ntoken_file = \"token\""), "write an absolute path"),
+        (format!("{open}\n{token}\nhosts = [\"http://a\"]"), "'http://a' is no host's name"),
+        (format!("{open}\n{token}\ncheck_interval = \"0 s\""), "leaves no time"),
+    ] {
+        let shown = faults(&smallest("", &rest));
+        assert!(shown.contains(expected), "{rest}: {shown}");
+    }
+    for rest in [
+        format!("{open}\n{token}"),
+        format!("{open}\n{tls}\n{ca}"),
+        open.replace("0.0.0.0", "127.5.5.5"),
+        open.replace("0.0.0.0", "[::1]"),
+        open.replace("0.0.0.0", "[::ffff:127.0.0.1]"),
+    ] {
+        assert!(Config::parse("oca.toml", &smallest("", &rest), MACHINE).is_ok(), "{rest}");
+    }
+    let machine = Machine { now: Some(crate::asset::UnixTime(1_767_225_600)), ..MACHINE };
+    let text = smallest("", &format!("{open}\n{token}\n{tls}\n{ca}"));
+    let shown = Config::parse("oca.toml", &text, machine).expect_err("nothing is there").to_string();
+    for expected in ["read /nowhere/token", "/nowhere/a.pem cannot be read", "oca.toml:12:", "oca.toml:14:"] {
+        assert!(shown.contains(expected), "'{expected}' is not in\n{shown}");
+    }
+}
+
+#[test]
 fn a_broken_file_says_where_it_breaks() {
     let shown = faults("[serve]\nhttp = [\"127.0.0.1:1\"\nworkers = = 2\n");
     assert!(shown.contains("oca.toml:3:") || shown.contains("oca.toml:2:"), "{shown}");
+}
+
+#[test]
+fn steering_that_cannot_be_is_refused() {
+    let service = "[[steering.service]]\nurl = \"https://steering.example/\"\n";
+    for (rest, expected) in [
+        ("[steering]\ninterval = \"2 min\"".into(), "2 min is not from 1 s to 1 min"),
+        ("[steering]\ninterval_min = \"1 ms\"".into(), "at least 100 ms"),
+        ("[steering]\njitter_percent = 91".into(), "91 percent"),
+        ("[steering]\nreply_size_max = \"1 GiB\"".into(), "1 KiB to 16 MiB"),
+        ("[steering]\nchanges_max = 0".into(), "no change would ever be told"),
+        ("[steering]\nprefixes = [\"10.0.0.1\"]".into(), "write a network"),
+        ("[steering]\nprefixes = [\"10.0.0.0/8\", \"11.0.0.0/8\"]\nprefixes_max = 1".into(), "2 networks"),
+        ("[steering]\nurls = [\"edge1.example\"]".into(), "no address"),
+        (service.replace("https://", "ftp://"), "use https or http"),
+        ("[[steering.service]]\ntoken_file = \"/t\"".into(), "url is missing"),
+        (service.repeat(2).replace("example/\"\n", "example/\"\nname = \"a\"\n"), "the name 'a'"),
+        (format!("{service}certificate = \"/a.pem\""), "steering.service[0].key is missing"),
+        (format!("{service}token_file = \"/t\"").replace("https://", "http://"), "for everybody to read"),
+    ] {
+        let shown = faults(&smallest("", &rest));
+        assert!(shown.contains(expected) && shown.ends_with("1 fault in the configuration"), "{rest}: {shown}");
+    }
+    let near = format!("{service}token_file = \"/t\"").replace("https://steering.example", "http://127.0.0.1:1");
+    assert!(Config::parse("oca.toml", &smallest("", &near), MACHINE).is_ok());
+    let machine = Machine { now: Some(crate::asset::UnixTime(1_767_225_600)), ..MACHINE };
+    let text = smallest("", &format!("{service}token_file = \"/nowhere/token\""));
+    let shown = Config::parse("oca.toml", &text, machine).expect_err("nothing is there").to_string();
+    assert!(shown.contains("read /nowhere/token") && shown.contains("oca.toml:12:"), "{shown}");
 }

@@ -39,6 +39,9 @@ pub(super) fn check(head: &Head, ask: &Ask<'_>) -> Result<Reply, SourceFault> {
         416 if ask.range != AskRange::Whole => {
             Ok(Reply::Unsatisfiable(head.content_range.and_then(|range| range.total)))
         }
+        429 | 503 if head.retry_after.is_some() => {
+            Err(SourceFault::Later(head.status, head.retry_after.unwrap_or_default()))
+        }
         300..=399 => Err(SourceFault::Redirect),
         status => Err(SourceFault::Status(status)),
     }

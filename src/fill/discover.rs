@@ -11,11 +11,12 @@ use super::{
     check::Reply,
     fetch::{BrokeOff, Claim, Wanted, take},
     freshness::{Storing, storing},
+    ranking::Route,
     source::{Answer, Ask, AskRange, Head, SourceFault},
 };
 use crate::{
     asset::{AssetKey, BlockSize, ByteRange, media_type_of},
-    catalog::{Discovery, Entry, Lifetime, Meta, Refusal, Want},
+    catalog::{AdmitError, Discovery, Entry, Lifetime, Meta, PurgeMark, Refusal, Want},
 };
 
 /// What was found out.
@@ -49,12 +50,13 @@ enum Step {
 impl Context {
     /// Answers a question of the demand board.
     pub(super) async fn discover(&self, discovery: Discovery) {
-        let key = discovery.key().clone();
-        match self.find_out(&key, discovery.want()).await {
+        let (key, asker) = (discovery.key().clone(), discovery.asker().clone());
+        let route = Route::of(&asker);
+        match self.find_out(&key, discovery.want(), route).await {
             Ok(FoundOut::Admitted(entry, carried)) => {
                 discovery.admitted(Arc::clone(&entry));
                 if let Some(carried) = carried {
-                    self.write_carried(&entry, carried).await;
+                    self.write_carried(&entry, carried, route).await;
                 }
             }
             Ok(FoundOut::PassThrough) => discovery.pass_through(),
@@ -63,15 +65,17 @@ impl Context {
     }
 
     /// Asks the sources about an asset until one has told.
-    pub(super) async fn find_out(&self, key: &AssetKey, want: Want) -> Result<FoundOut, Refusal> {
-        let mut attempts = Attempts::new(&self.sources, &self.config);
+    pub(super) async fn find_out(&self, key: &AssetKey, want: Want, route: Route<'_>) -> Result<FoundOut, Refusal> {
+        let mut attempts = Attempts::new(self, key, route);
         while let Some(source) = attempts.next().await {
             let mut range = self.first_ask(want);
-            // A probe after a range that does not exist, and the whole after a part that cannot be combined: never more.
-            for _ in 0..3 {
+            // A probe after a range that does not exist, the whole after a part that cannot be combined, and once more for a purge: never
+            // more.
+            for _ in 0..4 {
                 let ask = Ask::of(range);
+                let asked = self.catalog.purge_mark();
                 let Some((answer, reply)) = attempts.ask(&source, key, &ask).await else { break };
-                match self.judge(key, (&source, answer), reply, range) {
+                match self.judge(key, (&source, answer), reply, (range, asked)) {
                     Step::Done(found) => {
                         Attempts::succeeded(&source);
                         return Ok(found);
@@ -92,10 +96,13 @@ impl Context {
         let Want::Range { start, end } = want else { return AskRange::Part { start: 0, end: Some(1) } };
         let size = self.block_size.bytes();
         let first = start / size * size;
-        let ahead = start.saturating_add(self.config.read_ahead.0.max(1));
+        let ahead = start.saturating_add(self.settings().config.read_ahead.0.max(1));
         let last = end.unwrap_or(u64::MAX).min(ahead).max(start.saturating_add(1));
         let last = last.checked_next_multiple_of(size).unwrap_or(u64::MAX);
-        AskRange::Part { start: first, end: Some(last.min(first.saturating_add(self.config.fetch_max.0.max(size)))) }
+        AskRange::Part {
+            start: first,
+            end: Some(last.min(first.saturating_add(self.settings().config.fetch_max.0.max(size)))),
+        }
     }
 
     fn judge(
@@ -103,28 +110,34 @@ impl Context {
         key: &AssetKey,
         (source, answer): (&Arc<super::source::Source>, Answer),
         reply: Reply,
-        asked: AskRange,
+        (range, asked): (AskRange, PurgeMark),
     ) -> Step {
         let now = self.clock.unix();
         let media_type = answer.head.content_type.as_deref().unwrap_or_else(|| media_type_of(key.path()));
-        let Storing::Store(lifetime) = storing(&answer.head.caching, media_type, now, &self.config.freshness) else {
+        let Storing::Store(lifetime) =
+            storing(&answer.head.caching, media_type, now, &self.settings().config.freshness)
+        else {
             return Step::Done(FoundOut::PassThrough);
         };
         let combining = answer.head.validators.allow_combining();
         match reply {
             Reply::Part { part, total } if combining || part.len() == total => {
-                self.admit(key, (source, answer), (part, total, combining), lifetime)
+                self.admit(key, (source, answer), (part, total, combining), (lifetime, range, asked))
             }
             // Parts of a version that cannot be told from the next one do not fit together: the whole, at once.
-            Reply::Part { total, .. } if total <= self.config.whole_asset_max.0 => Step::Again(AskRange::Whole),
+            Reply::Part { total, .. } if total <= self.settings().config.whole_asset_max.0 => {
+                Step::Again(AskRange::Whole)
+            }
             Reply::Part { .. } => Step::Done(FoundOut::PassThrough),
-            Reply::Whole(Some(0)) => self.admit_empty(key, &answer.head, lifetime),
-            Reply::Whole(Some(length)) if length <= self.config.whole_asset_max.0 => match ByteRange::new(0, length) {
-                Some(whole) => self.admit(key, (source, answer), (whole, length, false), lifetime),
-                None => Step::Fault(SourceFault::WrongRange),
-            },
+            Reply::Whole(Some(0)) => self.admit_empty(key, &answer.head, (lifetime, range, asked)),
+            Reply::Whole(Some(length)) if length <= self.settings().config.whole_asset_max.0 => {
+                match ByteRange::new(0, length) {
+                    Some(whole) => self.admit(key, (source, answer), (whole, length, false), (lifetime, range, asked)),
+                    None => Step::Fault(SourceFault::WrongRange),
+                }
+            }
             Reply::Whole(_) => Step::Done(FoundOut::PassThrough),
-            Reply::Unsatisfiable(_) => match asked {
+            Reply::Unsatisfiable(_) => match range {
                 // Perhaps it is empty; the answer to a question for all of it says so, and for how long.
                 AskRange::Part { start: 0, .. } | AskRange::Whole | AskRange::Suffix(_) => Step::Again(AskRange::Whole),
                 AskRange::Part { .. } => Step::Again(AskRange::Part { start: 0, end: Some(1) }),
@@ -134,11 +147,17 @@ impl Context {
     }
 
     /// An empty asset is most often one that is still being written: it is asked for again soon, whatever its type.
-    fn admit_empty(&self, key: &AssetKey, head: &Head, lifetime: Lifetime) -> Step {
-        let soon = self.clock.unix().plus(self.config.freshness.default_ttl);
+    fn admit_empty(
+        &self,
+        key: &AssetKey,
+        head: &Head,
+        (lifetime, range, asked): (Lifetime, AskRange, PurgeMark),
+    ) -> Step {
+        let soon = self.clock.unix().plus(self.settings().config.freshness.default_ttl);
         let lifetime = Lifetime { fresh_until: lifetime.fresh_until.min(soon), ..lifetime };
-        match self.catalog.admit(key, meta(head, 0, false), lifetime) {
+        match self.catalog.admit_asked(asked, key, meta(head, 0, false), lifetime) {
             Ok(entry) => Step::Done(FoundOut::Admitted(entry, None)),
+            Err(AdmitError::Purged) => Step::Again(range),
             Err(_) => Step::Done(FoundOut::PassThrough),
         }
     }
@@ -148,10 +167,12 @@ impl Context {
         key: &AssetKey,
         (source, answer): (&Arc<super::source::Source>, Answer),
         (part, total, ranged): (ByteRange, u64, bool),
-        lifetime: Lifetime,
+        (lifetime, range, asked): (Lifetime, AskRange, PurgeMark),
     ) -> Step {
-        let entry = match self.catalog.admit(key, meta(&answer.head, total, ranged), lifetime) {
+        let entry = match self.catalog.admit_asked(asked, key, meta(&answer.head, total, ranged), lifetime) {
             Ok(entry) => entry,
+            // What came was asked for before it was purged.
+            Err(AdmitError::Purged) => return Step::Again(range),
             Err(err) => {
                 tracing::debug!(asset = %key, reason = %err, "asset is not admitted");
                 return Step::Done(FoundOut::PassThrough);
@@ -170,7 +191,7 @@ impl Context {
     }
 
     /// Writes what the first answer carries; where it breaks off, the rest is fetched as any missing blocks are.
-    pub(super) async fn write_carried(&self, entry: &Arc<Entry>, mut carried: Box<Carried>) {
+    pub(super) async fn write_carried(&self, entry: &Arc<Entry>, mut carried: Box<Carried>, route: Route<'_>) {
         let (size, part) = (entry.block_size(), carried.part);
         let last = carried.claim.runs.last().map_or(0, |run| run.end);
         let mut writer = entry.writer(size.block_of(part.start()));
@@ -186,17 +207,17 @@ impl Context {
             Err(BrokeOff::Writing(err)) => Err(self.cannot_write(entry, &err)),
             Err(BrokeOff::Source(fault)) => {
                 let changed = fault == SourceFault::Changed;
-                Attempts::new(&self.sources, &self.config).failed(&carried.source, entry.key(), fault);
+                Attempts::note(&carried.source, entry.key(), &fault);
                 // A version without a strong validator comes whole or not at all.
                 if changed || !entry.meta().validators.allow_combining() {
                     Err(self.changed(entry))
                 } else if entry.meta().ranged {
-                    self.fetch_rest(entry, &mut writer, last).await
+                    self.fetch_rest(entry, &mut writer, (last, route)).await
                 } else {
                     // From the start, and all of it: also of what this answer had not claimed.
                     drop(writer);
                     carried.claim.done();
-                    return self.fetch_blocks(entry, 0..size.count(entry.meta().length)).await;
+                    return self.fetch_blocks(entry, 0..size.count(entry.meta().length), route).await;
                 }
             }
         };

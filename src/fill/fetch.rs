@@ -10,6 +10,7 @@ use super::{
     Context,
     attempts::Attempts,
     check::{Reply, is_same_version},
+    ranking::Route,
     source::{Answer, Ask, AskRange, SourceBody, SourceFault},
 };
 use crate::{
@@ -70,32 +71,32 @@ impl Drop for Claim {
 
 impl Context {
     /// Fetches a run of blocks that are marked as wanted; what cannot be had is given up.
-    pub(super) async fn fetch_blocks(&self, entry: &Arc<Entry>, blocks: Range<u32>) {
+    pub(super) async fn fetch_blocks(&self, entry: &Arc<Entry>, blocks: Range<u32>, route: Route<'_>) {
         let claim = Claim::new(entry, vec![blocks.clone()]);
-        match self.fetch_claimed(entry, blocks).await {
+        match self.fetch_claimed(entry, blocks, route).await {
             Ok(()) => claim.done(),
             Err(refusal) => claim.give_up(refusal),
         }
     }
 
-    async fn fetch_claimed(&self, entry: &Arc<Entry>, blocks: Range<u32>) -> Result<(), Refusal> {
+    async fn fetch_claimed(&self, entry: &Arc<Entry>, blocks: Range<u32>, route: Route<'_>) -> Result<(), Refusal> {
         if !entry.meta().ranged {
-            return self.fetch_again_whole(entry, blocks).await;
+            return self.fetch_again_whole(entry, blocks, route).await;
         }
         let size = entry.block_size();
-        let step = u32::try_from((self.config.fetch_max.0 / size.bytes()).max(1)).unwrap_or(u32::MAX);
+        let step = u32::try_from((self.settings().config.fetch_max.0 / size.bytes()).max(1)).unwrap_or(u32::MAX);
         let mut first = blocks.start;
         while first < blocks.end {
             let run = first..blocks.end.min(first.saturating_add(step));
-            self.fetch_run(entry, run).await?;
+            self.fetch_run(entry, run, route).await?;
             first = first.saturating_add(step);
         }
         Ok(())
     }
 
     /// Fetches one run by one request, or by as many as it takes.
-    async fn fetch_run(&self, entry: &Arc<Entry>, run: Range<u32>) -> Result<(), Refusal> {
-        self.fetch_rest(entry, &mut entry.writer(run.start), run.end).await
+    async fn fetch_run(&self, entry: &Arc<Entry>, run: Range<u32>, route: Route<'_>) -> Result<(), Refusal> {
+        self.fetch_rest(entry, &mut entry.writer(run.start), (run.end, route)).await
     }
 
     /// Fetches from where `writer` stands to the start of block `end`.
@@ -103,10 +104,10 @@ impl Context {
         &self,
         entry: &Arc<Entry>,
         writer: &mut AssetWriter,
-        end: u32,
+        (end, route): (u32, Route<'_>),
     ) -> Result<(), Refusal> {
         let end = entry.block_size().start_of(end).min(entry.meta().length);
-        let mut attempts = Attempts::new(&self.sources, &self.config);
+        let mut attempts = Attempts::new(self, entry.key(), route);
         while let Some(source) = attempts.next().await {
             let Some(rest) = ByteRange::new(writer.position(), end) else { break };
             let range = AskRange::Part { start: rest.start(), end: Some(rest.end()) };
@@ -159,7 +160,7 @@ impl Context {
                 if length.is_none() || !is_same_version(&answer.head, length, entry.meta()) {
                     return Err(SourceFault::Changed.into());
                 }
-                if rest.end() > self.config.whole_asset_max.0 {
+                if rest.end() > self.settings().config.whole_asset_max.0 {
                     return Err(SourceFault::TooLong.into());
                 }
                 let then_ends = length == Some(rest.end());
@@ -172,7 +173,7 @@ impl Context {
     }
 
     /// Fetches an asset whose source does not serve ranges from its beginning, once more: a block of it was lost.
-    async fn fetch_again_whole(&self, entry: &Arc<Entry>, blocks: Range<u32>) -> Result<(), Refusal> {
+    async fn fetch_again_whole(&self, entry: &Arc<Entry>, blocks: Range<u32>, route: Route<'_>) -> Result<(), Refusal> {
         let _one_at_a_time = self.whole_fetches.lock().await;
         if entry.holds(blocks) {
             return Ok(());
@@ -184,7 +185,7 @@ impl Context {
         let length = entry.meta().length;
         // The writer begins at the start and leaves out nothing that is missing.
         let claim = Claim::new(entry, entry.claim(0..entry.block_size().count(length)));
-        let mut attempts = Attempts::new(&self.sources, &self.config);
+        let mut attempts = Attempts::new(self, entry.key(), route);
         while let Some(source) = attempts.next().await {
             let Some((mut answer, reply)) = attempts.ask(&source, entry.key(), &Ask::of(AskRange::Whole)).await else {
                 continue;

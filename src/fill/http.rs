@@ -1,13 +1,13 @@
 //! Sources that speak HTTP.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use reqwest::{
-    Client, Method, Response, Version,
+    Client, Method, RequestBuilder, Response, Version,
     header::{
         AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES,
-        HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, PRAGMA, RANGE,
-        TRANSFER_ENCODING, VARY,
+        HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, PRAGMA, RANGE,
+        RETRY_AFTER, TRANSFER_ENCODING, VARY,
     },
 };
 use url::Url;
@@ -16,63 +16,130 @@ use super::{
     Freshness, SourceConfig,
     check::{Reply, check},
     freshness::{Storing, storing},
-    source::{Ask, AskRange, Caching, ContentRange, Expires, Head, SourceFault},
+    ranking::How,
+    source::{Ask, AskRange, Caching, ContentRange, Expires, Head, Manner, SourceFault},
 };
 use crate::{
     asset::{AssetKey, ByteRange, EntityTag, UnixTime, Validators},
-    net::client::{ClientLimits, client},
+    net::{
+        bucket::{AddressError, Bucket, BucketError},
+        client::{ClientError, ClientLimits, client, redirected_client},
+        redirects::Redirects,
+    },
 };
 
 /// Longest header value of a source that is kept, in bytes.
 const VALUE_MAX: usize = 1024;
 
+/// Not among reqwest's names: RFC 8586.
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
 /// A source that speaks HTTP.
 #[derive(Debug)]
 pub(super) struct Http {
     client: Client,
-    base: Url,
+    /// For fills ahead of demand: its connections are driven by their threads, which nobody who waits shall depend on.
+    ahead: Client,
+    place: Place,
+    /// Whom redirects to other hosts are followed by, for who waits and for fills ahead of demand, and which.
+    away: Option<([Client; 2], Redirects)>,
+}
+
+/// Where the assets of a source lie.
+#[derive(Debug)]
+pub(super) enum Place {
+    Below(Url),
+    Bucket(Bucket),
+}
+
+impl Place {
+    fn is_secure(&self, config: &SourceConfig) -> bool {
+        match self {
+            Self::Below(base) => base.scheme() == "https",
+            Self::Bucket(_) => config.store.is_secure(),
+        }
+    }
+
+    /// Whether the operator has named a private address.
+    fn is_private(&self, config: &SourceConfig) -> bool {
+        match self {
+            Self::Below(base) => Redirects::names_private(base),
+            Self::Bucket(_) => config.store.endpoint.as_ref().is_some_and(Redirects::names_private),
+        }
+    }
+}
+
+/// Why a source cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// Its client cannot.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Its bucket cannot.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
 }
 
 impl Http {
-    pub(super) fn new(base: Url, config: &SourceConfig) -> reqwest::Result<Self> {
+    pub(super) fn new(place: Place, config: &SourceConfig) -> Result<Self, HttpError> {
         let limits = ClientLimits {
             connect_timeout: config.connect_timeout,
             idle_max: config.connections_max,
-            secure: base.scheme() == "https",
+            secure: place.is_secure(config),
         };
-        Ok(Self { client: client(limits)?, base })
+        let mut away = None;
+        if !config.redirects.hosts.is_empty() {
+            let mut redirects = config.redirects.clone();
+            // Who names a private address as the source means that network.
+            redirects.allow_private |= place.is_private(config);
+            // A redirect may lead to https from wherever it comes.
+            let limits = ClientLimits { secure: true, ..limits };
+            let made = || redirected_client(limits, config.files.authorities.clone(), &redirects);
+            away = Some(([made()?, made()?], redirects));
+        }
+        Ok(Self { client: client(limits, &config.files)?, ahead: client(limits, &config.files)?, place, away })
     }
 
-    pub(super) async fn open(&self, key: &AssetKey, ask: &Ask<'_>) -> Result<(Head, Response), SourceFault> {
-        let address = self.address(key);
-        let mut request = self.client.request(Method::GET, address.clone());
-        request = match ask.range {
-            AskRange::Whole => request,
-            AskRange::Part { start, end: Some(end) } => {
-                request.header(RANGE, format!("bytes={start}-{}", end.saturating_sub(1)))
-            }
-            AskRange::Part { start, end: None } => request.header(RANGE, format!("bytes={start}-")),
-            AskRange::Suffix(count) => request.header(RANGE, format!("bytes=-{count}")),
+    pub(super) async fn open(
+        &self,
+        key: &AssetKey,
+        ask: &Ask<'_>,
+        manner: Manner<'_>,
+    ) -> Result<(Head, Response), SourceFault> {
+        let address = match &self.place {
+            Place::Below(base) => below(manner.below.unwrap_or(base), key),
+            Place::Bucket(bucket) => bucket.address(key.path()).await.map_err(|err| match err {
+                AddressError::Credentials => SourceFault::Credentials,
+                AddressError::Name => SourceFault::Name,
+            })?,
         };
-        if let Some(value) = ask.if_range.and_then(if_range) {
-            request = request.header(IF_RANGE, value);
-        }
-        if let Some(validators) = ask.unless {
-            if let Some(tag) = &validators.etag {
-                request = request.header(IF_NONE_MATCH, tag.as_str());
+        let send = async |client: &Client, address: &Url| {
+            let request = asking(client.request(Method::GET, address.clone()), ask, manner);
+            request.send().await.map_err(|err| match () {
+                () if err.is_connect() => SourceFault::Connect,
+                () if err.is_timeout() => SourceFault::Timeout,
+                () => SourceFault::Broken,
+            })
+        };
+        let mut response = send(if manner.ahead { &self.ahead } else { &self.client }, &address).await?;
+        if let Some(away) = led_away(&response)
+            && let Some((clients, redirects)) = &self.away
+        {
+            if let Err(why) = redirects.judge(response.url(), &away) {
+                // Its path and query may hold what lets others in.
+                tracing::warn!(source = address.host_str(), to = away.host_str(), reason = %why, "a redirect is not followed");
+                return Err(SourceFault::Redirect);
             }
-            if let Some(date) = validators.last_modified {
-                request = request.header(IF_MODIFIED_SINCE, httpdate::fmt_http_date(date.into()));
-            }
+            // Whom the operator did not name as the source, and who cannot be connected to, is the redirect's fault.
+            response = send(&clients[usize::from(manner.ahead)], &away).await.map_err(|fault| match fault {
+                SourceFault::Connect => SourceFault::Redirect,
+                fault => fault,
+            })?;
         }
-        let response = request.send().await.map_err(|err| match () {
-            () if err.is_connect() => SourceFault::Connect,
-            () if err.is_timeout() => SourceFault::Timeout,
-            () => SourceFault::Broken,
-        })?;
         let status = response.status().as_u16();
         // Where a redirect has led to nothing, it is the redirect that is wrong: the source did not say that it lacks the asset.
-        if matches!(status, 404 | 410) && response.url().path() != address.path() {
+        let is_elsewhere = response.url().path() != address.path() || response.url().origin() != address.origin();
+        if matches!(status, 404 | 410) && is_elsewhere {
             return Err(SourceFault::Redirect);
         }
         let mut head = head(status, response.headers());
@@ -82,17 +149,64 @@ impl Http {
             && !response.headers().contains_key(TRANSFER_ENCODING);
         Ok((head, response))
     }
+}
 
-    /// The asset's address: below the base, whatever the key looks like. Joining would let a key that looks like an address
-    /// replace the base.
-    fn address(&self, key: &AssetKey) -> Url {
-        let mut address = self.base.clone();
-        let (path, query) = (key.to_url_path(), key.query());
-        let path = path.split('?').next().unwrap_or_default();
-        address.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
-        address.set_query(query.or(self.base.query()));
-        address
+/// Where a response leads to that is a redirect still, since it leaves its origin.
+fn led_away(response: &Response) -> Option<Url> {
+    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
     }
+    let location = response.headers().get(LOCATION)?.to_str().ok()?;
+    let away = response.url().join(location).ok()?;
+    // Within the origin, it was followed as often as is allowed.
+    (away.origin() != response.url().origin()).then_some(away)
+}
+
+/// A request with what is asked.
+fn asking(request: RequestBuilder, ask: &Ask<'_>, manner: Manner<'_>) -> RequestBuilder {
+    let mut request = request.header(CDN_LOOP, loop_of(manner));
+    if manner.how == How::IfHeld {
+        request = request.header(CACHE_CONTROL, "only-if-cached");
+    }
+    request = match ask.range {
+        AskRange::Whole => request,
+        AskRange::Part { start, end: Some(end) } => {
+            request.header(RANGE, format!("bytes={start}-{}", end.saturating_sub(1)))
+        }
+        AskRange::Part { start, end: None } => request.header(RANGE, format!("bytes={start}-")),
+        AskRange::Suffix(count) => request.header(RANGE, format!("bytes=-{count}")),
+    };
+    if let Some(value) = ask.if_range.and_then(if_range) {
+        request = request.header(IF_RANGE, value);
+    }
+    if let Some(validators) = ask.unless {
+        if let Some(tag) = &validators.etag {
+            request = request.header(IF_NONE_MATCH, tag.as_str());
+        }
+        if let Some(date) = validators.last_modified {
+            request = request.header(IF_MODIFIED_SINCE, httpdate::fmt_http_date(date.into()));
+        }
+    }
+    request
+}
+
+/// The asset's address: below the base, whatever the key looks like. Joining would let a key that looks like an address
+/// replace the base.
+fn below(base: &Url, key: &AssetKey) -> Url {
+    let mut address = base.clone();
+    let (path, query) = (key.to_url_path(), key.query());
+    let path = path.split('?').next().unwrap_or_default();
+    address.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
+    address.set_query(query.or(base.query()));
+    address
+}
+
+/// The caches that a request has come through, this one the last (RFC 8586). A peer hears that it is one, so that it asks no
+/// further peer to fetch.
+fn loop_of(manner: Manner<'_>) -> String {
+    let before = manner.through.map_or(String::new(), |through| format!("{through}, "));
+    let peer = if manner.how == How::Outside { "" } else { "; peer=1" };
+    format!("{before}{}{peer}", manner.me)
 }
 
 /// RFC 9110, 13.1.5: only a strong validator.
@@ -128,6 +242,10 @@ fn head(status: u16, headers: &HeaderMap) -> Head {
     Head {
         status,
         ends_with_connection: false,
+        retry_after: text(headers, &RETRY_AFTER).and_then(|value| match value.parse() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => date(headers, &RETRY_AFTER).map(|then| Duration::from_secs(then.since(as_of))),
+        }),
         content_length: text(headers, &CONTENT_LENGTH).and_then(|value| value.parse().ok()),
         content_range: text(headers, &CONTENT_RANGE).and_then(parse_content_range),
         validators: Validators {
@@ -187,14 +305,11 @@ fn parse_content_range(value: &str) -> Option<ContentRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fill::{SourceKind, SourceLocation};
 
     #[test]
     fn a_key_never_leaves_the_base() {
         let base: Url = "http://origin.example/video/".parse().expect("valid");
-        let config = SourceConfig::new("o", SourceKind::Origin, SourceLocation::Http(base.clone()));
-        let http = Http::new(base, &config).expect("client");
-        let address = |path: &str, query| http.address(&AssetKey::parse(path, query).expect("valid")).to_string();
+        let address = |path: &str, query| below(&base, &AssetKey::parse(path, query).expect("valid")).to_string();
         assert_eq!(address("/a/b.mp4", None), "http://origin.example/video/a/b.mp4");
         assert_eq!(address("/http:/other.example/x", None), "http://origin.example/video/http:/other.example/x");
         assert_eq!(address("/a%3Fb%23c d", None), "http://origin.example/video/a%3Fb%23c%20d");

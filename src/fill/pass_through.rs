@@ -7,6 +7,7 @@ use super::{
     attempts::Attempts,
     check::Reply,
     discover::meta,
+    ranking::Route,
     source::{Answer, Ask, AskRange, SourceFault},
 };
 use crate::{
@@ -43,7 +44,7 @@ impl Context {
             Want::Suffix(count) => AskRange::Suffix(count),
             Want::Metadata => AskRange::Part { start: 0, end: Some(1) },
         };
-        let mut attempts = Attempts::new(&self.sources, &self.config);
+        let mut attempts = Attempts::new(self, demand.key(), Route::of(demand.asker())).outside();
         while let Some(source) = attempts.next().await {
             for _ in 0..2 {
                 let Some((answer, reply)) = attempts.ask(&source, demand.key(), &Ask::of(range)).await else { break };

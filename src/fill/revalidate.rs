@@ -8,6 +8,7 @@ use super::{
     check::{Reply, is_same_version},
     discover::FoundOut,
     freshness::{Storing, storing},
+    ranking::Route,
     source::{Ask, AskRange, Head},
 };
 use crate::{
@@ -17,15 +18,16 @@ use crate::{
 
 /// What a source says of a stale version.
 enum Verdict {
-    Good(Head),
+    Good(Box<Head>),
     Changed,
 }
 
 impl Context {
     /// Answers a question of the demand board.
     pub(super) async fn revalidate(&self, revalidation: Revalidation) {
-        let entry = Arc::clone(revalidation.entry());
-        match self.ask_if_good(&entry).await {
+        let (entry, asker) = (Arc::clone(revalidation.entry()), revalidation.asker().clone());
+        let route = Route::of(&asker);
+        match self.ask_if_good(&entry, route).await {
             Ok(Verdict::Good(head)) => match self.lifetime(&entry, &head) {
                 Storing::Store(lifetime) => {
                     entry.refresh(lifetime);
@@ -39,11 +41,11 @@ impl Context {
             },
             Ok(Verdict::Changed) => {
                 let refusal = self.changed(&entry);
-                match self.find_out(entry.key(), Want::Range { start: 0, end: None }).await {
+                match self.find_out(entry.key(), Want::Range { start: 0, end: None }, route).await {
                     Ok(FoundOut::Admitted(new, carried)) => {
                         revalidation.valid(Arc::clone(&new));
                         if let Some(carried) = carried {
-                            self.write_carried(&new, carried).await;
+                            self.write_carried(&new, carried, route).await;
                         }
                     }
                     // Whoever asks again finds out the same.
@@ -60,9 +62,9 @@ impl Context {
         }
     }
 
-    async fn ask_if_good(&self, entry: &Arc<Entry>) -> Result<Verdict, Refusal> {
+    async fn ask_if_good(&self, entry: &Arc<Entry>, route: Route<'_>) -> Result<Verdict, Refusal> {
         let meta = entry.meta();
-        let mut attempts = Attempts::new(&self.sources, &self.config);
+        let mut attempts = Attempts::new(self, entry.key(), route);
         while let Some(source) = attempts.next().await {
             // One byte, for sources that take no notice of the condition.
             let range = AskRange::Part { start: 0, end: Some(1) };
@@ -70,14 +72,14 @@ impl Context {
             let Some((answer, reply)) = attempts.ask(&source, entry.key(), &ask).await else { continue };
             Attempts::succeeded(&source);
             let total = match reply {
-                Reply::NotModified => return Ok(Verdict::Good(answer.head)),
+                Reply::NotModified => return Ok(Verdict::Good(Box::new(answer.head))),
                 Reply::Part { total, .. } => Some(total),
                 Reply::Whole(length) => length,
                 Reply::Unsatisfiable(total) => total,
                 Reply::Absent(_) => continue,
             };
             let same = total.is_some() && is_same_version(&answer.head, total, meta);
-            return Ok(if same { Verdict::Good(answer.head) } else { Verdict::Changed });
+            return Ok(if same { Verdict::Good(Box::new(answer.head)) } else { Verdict::Changed });
         }
         Err(attempts.refusal())
     }
@@ -90,6 +92,6 @@ impl Context {
         if caching.cache_control.is_none() {
             caching.cache_control = meta.cache_control.as_deref().map(Into::into);
         }
-        storing(&caching, media_type, self.clock.unix(), &self.config.freshness)
+        storing(&caching, media_type, self.clock.unix(), &self.settings().config.freshness)
     }
 }

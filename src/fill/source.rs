@@ -10,15 +10,19 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+use url::Url;
 
 use super::{
     SourceConfig, SourceLocation,
     directory::{Directory, DirectoryBody},
-    http::Http,
+    http::{Http, HttpError, Place},
+    pace::Pace,
+    ranking::How,
     set_aside::SetAside,
 };
 use crate::{
     asset::{AssetKey, ByteRange, UnixTime, Validators},
+    net::bucket::Bucket,
     telemetry::metrics::SourceMetrics,
 };
 
@@ -49,6 +53,22 @@ impl Ask<'_> {
     }
 }
 
+/// How a source is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner<'a> {
+    pub(super) how: How,
+    /// Longest wait for the head of its answer.
+    pub(super) escalate_after: Duration,
+    /// The folder there, in place of the source's own.
+    pub(super) below: Option<&'a Url>,
+    /// For a fill ahead of demand: on connections of its own, whose threads may give way to all others.
+    pub(super) ahead: bool,
+    /// What this box is called among caches.
+    pub(super) me: &'a str,
+    /// The caches that the request has come through so far.
+    pub(super) through: Option<&'a str>,
+}
+
 /// Head of an answer. Nothing in it has been judged yet.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Head {
@@ -60,6 +80,8 @@ pub(super) struct Head {
     pub(super) content_type: Option<Box<str>>,
     pub(super) content_encoding: Option<Box<str>>,
     pub(super) caching: Caching,
+    /// When it may be asked again (RFC 9110, 10.2.3).
+    pub(super) retry_after: Option<Duration>,
     /// Nothing but the end of the connection ends the body: whole and cut look the same.
     pub(super) ends_with_connection: bool,
 }
@@ -104,6 +126,14 @@ pub(super) enum SourceFault {
     Busy,
     #[error("no answer in time")]
     Timeout,
+    #[error("no answer before the next source is to be asked")]
+    Slow,
+    #[error("it has asked to be left alone")]
+    Resting,
+    #[error("status {0}, and to be asked again in {1:?}")]
+    Later(u16, Duration),
+    #[error("it does not hold this")]
+    NotHeld,
     #[error("the body stalled")]
     Stalled,
     #[error("the connection broke")]
@@ -124,8 +154,14 @@ pub(super) enum SourceFault {
     Changed,
     #[error("too long for a source that does not serve ranges")]
     TooLong,
+    #[error("not the asset that the manifest lists")]
+    NotListed,
     #[error("the file cannot be read")]
     File,
+    #[error("there are no credentials to ask it with")]
+    Credentials,
+    #[error("nothing can have that name there")]
+    Name,
 }
 
 impl SourceFault {
@@ -135,24 +171,36 @@ impl SourceFault {
             Self::Connect => "connect",
             Self::Busy => "busy",
             Self::Timeout => "timeout",
+            Self::Slow => "slow",
+            Self::Resting => "resting",
+            Self::NotHeld => "not_held",
             Self::Stalled => "stalled",
             Self::Broken => "broken",
             Self::Short => "short",
             Self::Long => "long",
-            Self::Status(_) => "status",
+            Self::Status(_) | Self::Later(..) => "status",
             Self::Redirect => "redirect",
             Self::Endless => "endless",
             Self::WrongRange => "wrong_range",
             Self::Changed => "changed",
             Self::TooLong => "too_long",
+            Self::NotListed => "not_listed",
             Self::File => "file",
+            Self::Credentials => "credentials",
+            Self::Name => "name",
         }
     }
 
     /// Whether it speaks against the source's health: a change does not, nor does a queue of ours.
     pub(super) fn is_ill(&self) -> bool {
         match self {
-            Self::Connect | Self::Timeout | Self::Stalled | Self::Broken | Self::Short | Self::File => true,
+            Self::Connect
+            | Self::Timeout
+            | Self::Stalled
+            | Self::Broken
+            | Self::Short
+            | Self::File
+            | Self::Credentials => true,
             Self::Status(status) => *status >= 500 || *status == 429,
             // What is wrong with one asset says nothing of the others: a client that asks for it shall not take the source away.
             _ => false,
@@ -161,7 +209,7 @@ impl SourceFault {
 
     /// Whether a viewer should hear of time and not of failure.
     pub(super) fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout | Self::Stalled)
+        matches!(self, Self::Timeout | Self::Slow | Self::Stalled)
     }
 }
 
@@ -172,6 +220,7 @@ pub(super) struct Source {
     kind: Kind,
     slots: Arc<Semaphore>,
     pub(super) set_aside: SetAside,
+    pace: Arc<Pace>,
     pub(super) metrics: Arc<SourceMetrics>,
 }
 
@@ -193,6 +242,7 @@ pub(super) struct Answer {
 pub(super) struct SourceBody {
     kind: BodyKind,
     stall_timeout: Duration,
+    pace: Arc<Pace>,
     metrics: Arc<SourceMetrics>,
     /// The head says how long it is: then HTTP itself sees to it that it is no longer.
     pub(super) length_is_said: bool,
@@ -210,38 +260,53 @@ enum BodyKind {
 const GATHER_BYTES: usize = 256 << 10;
 
 impl Source {
-    pub(super) fn new(config: SourceConfig, metrics: Arc<SourceMetrics>) -> reqwest::Result<Self> {
+    pub(super) fn new(config: SourceConfig, metrics: Arc<SourceMetrics>) -> Result<Self, HttpError> {
         let kind = match &config.location {
-            SourceLocation::Http(url) => Kind::Http(Http::new(url.clone(), &config)?),
+            SourceLocation::Http(url) => Kind::Http(Http::new(Place::Below(url.clone()), &config)?),
+            SourceLocation::Bucket { bucket, prefix } => {
+                let bucket = Bucket::new(bucket, prefix, &config.store)?;
+                Kind::Http(Http::new(Place::Bucket(bucket), &config)?)
+            }
             SourceLocation::Directory(root) => Kind::Directory(Directory::new(root.clone())),
         };
         let slots = Arc::new(Semaphore::new(config.connections_max.max(1)));
-        let set_aside = SetAside::new(config.failures_max, config.retry_after);
-        Ok(Self { config, kind, slots, set_aside, metrics })
+        let set_aside = SetAside::new(config.failures_max, config.retry_after, config.set_aside_max);
+        let pace = Arc::new(Pace::new(config.rate_max));
+        Ok(Self { config, kind, slots, set_aside, pace, metrics })
     }
 
     /// Asks, and waits for the head of the answer.
-    pub(super) async fn open(&self, key: &AssetKey, ask: &Ask<'_>) -> Result<Answer, SourceFault> {
+    pub(super) async fn open(&self, key: &AssetKey, ask: &Ask<'_>, manner: Manner<'_>) -> Result<Answer, SourceFault> {
         let begun = Instant::now();
         let limit = self.config.connect_timeout + self.config.response_timeout;
+        let (limit, late) = if manner.escalate_after < limit {
+            (manner.escalate_after, SourceFault::Slow)
+        } else {
+            (limit, SourceFault::Timeout)
+        };
         let slot = timeout(limit, Arc::clone(&self.slots).acquire_owned()).await;
         let slot = slot.map_err(|_| SourceFault::Busy)?.map_err(|_| SourceFault::Busy)?;
         self.metrics.fetches.inc();
         let opened = timeout(limit, async {
             match &self.kind {
                 Kind::Http(http) => {
-                    http.open(key, ask).await.map(|(head, response)| (head, BodyKind::Http(Box::new(response))))
+                    http.open(key, ask, manner).await.map(|(head, response)| (head, BodyKind::Http(Box::new(response))))
                 }
                 Kind::Directory(directory) => {
                     directory.open(key, ask).await.map(|(head, body)| (head, BodyKind::Directory(body)))
                 }
             }
         });
-        let (head, kind) = opened.await.unwrap_or(Err(SourceFault::Timeout))?;
+        let (head, kind) = opened.await.unwrap_or(Err(late))?;
         tracing::debug!(source = %self.config.name, asset = %key, status = head.status, elapsed_us = begun.elapsed().as_micros(), "source answered");
+        // RFC 9111, 5.2.1.7: this is how a cache says that it does not hold it.
+        if head.status == 504 && manner.how == How::IfHeld {
+            return Err(SourceFault::NotHeld);
+        }
         let body = SourceBody {
             kind,
             stall_timeout: self.config.stall_timeout,
+            pace: Arc::clone(&self.pace),
             metrics: Arc::clone(&self.metrics),
             length_is_said: head.content_length.is_some(),
             _slot: slot,
@@ -260,7 +325,9 @@ impl SourceBody {
             }
         };
         let next = timeout(self.stall_timeout, next).await.unwrap_or(Err(SourceFault::Stalled))?;
-        self.metrics.bytes.add(next.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        let count = next.as_ref().map_or(0, Bytes::len);
+        self.metrics.bytes.add(count as u64);
+        self.pace.took(count).await;
         Ok(next)
     }
 
@@ -269,7 +336,9 @@ impl SourceBody {
     pub(super) async fn gather(&mut self) -> Result<Vec<Bytes>, SourceFault> {
         use futures_util::FutureExt;
         let Some(first) = self.next().await? else { return Ok(Vec::new()) };
-        let mut gathered = first.len();
+        // Paid for by `next`.
+        let alone = first.len();
+        let mut gathered = alone;
         let mut pieces = vec![first];
         while gathered < GATHER_BYTES {
             // A chunk that is not here yet stays with the response: asking for it can be given up.
@@ -285,6 +354,7 @@ impl SourceBody {
                 Some(Err(_)) => return if pieces.is_empty() { Err(SourceFault::Broken) } else { Ok(pieces) },
             }
         }
+        self.pace.took(gathered - alone).await;
         Ok(pieces)
     }
 }

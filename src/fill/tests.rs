@@ -1,5 +1,6 @@
 //! Fill as the catalog uses it, with origins that are short, slow, silent, lying or changing.
 
+mod escalation;
 mod origin;
 mod site;
 

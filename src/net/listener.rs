@@ -7,12 +7,86 @@ use std::{
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Binds `address` once for each of `count` workers (`SO_REUSEPORT`: the kernel spreads new connections over them). Port 0 is
-/// one port for all.
+use crate::sys::socket;
+
+/// Listeners that the service manager holds open, so that they outlive this process: who connects while it restarts waits in their queue.
+#[derive(Debug, Default)]
+pub struct Inherited(Vec<(SocketAddr, TcpListener)>);
+
+impl Inherited {
+    /// Those of this process; the first caller has them.
+    ///
+    /// # Errors
+    /// What was left to this process is no listening TCP socket.
+    pub fn of_this_process() -> io::Result<Self> {
+        let sockets = socket::inherited()?.into_iter().map(Socket::from);
+        let listener = |socket: Socket| {
+            let address = socket.local_addr()?.as_socket();
+            let stream = socket.r#type()? == Type::STREAM && socket.is_listener()?;
+            let address = address.filter(|_| stream).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a socket of the service manager is no listening TCP socket",
+                )
+            })?;
+            socket.set_nonblocking(true)?;
+            Ok((address, socket.into()))
+        };
+        sockets.map(listener).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Those on `address`.
+    fn take(&mut self, address: SocketAddr) -> Vec<TcpListener> {
+        self.0.extract_if(.., |(bound, _)| *bound == address).map(|(_, listener)| listener).collect()
+    }
+
+    /// Those that nobody wanted: a mistake in the socket unit or in the configuration.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn finish(self) -> io::Result<()> {
+        let Some((address, _)) = self.0.first() else { return Ok(()) };
+        let words =
+            format!("{address}: the service manager listens there (oca.socket), and the configuration does not");
+        Err(io::Error::new(io::ErrorKind::InvalidInput, words))
+    }
+}
+
+/// The listeners of `address` for each of `count` workers: those that are inherited, or else some that are bound.
+///
+/// Several of one address are shared out; where there are fewer than workers, workers accept from the same one, each when it has time.
+///
+/// # Errors
+/// As of `bind(2)`, `listen(2)` and `dup(2)`.
+pub fn for_each(
+    address: SocketAddr,
+    count: usize,
+    backlog: u32,
+    inherited: &mut Inherited,
+) -> io::Result<Vec<Vec<TcpListener>>> {
+    let count = count.max(1);
+    let held = inherited.take(address);
+    if held.is_empty() {
+        return Ok(bind_for_each(address, count, backlog)?.into_iter().map(|listener| vec![listener]).collect());
+    }
+    let mut shares: Vec<Vec<TcpListener>> = (0..count).map(|_| Vec::new()).collect();
+    for at in 0..held.len().max(count) {
+        shares[at % count].push(held[at % held.len()].try_clone()?);
+    }
+    Ok(shares)
+}
+
+/// The listener of `address`: the one that is inherited, or else one that is bound.
 ///
 /// # Errors
 /// As of `bind(2)` and `listen(2)`.
-pub fn bind_for_each(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
+pub fn only(address: SocketAddr, backlog: u32, inherited: &mut Inherited) -> io::Result<TcpListener> {
+    inherited.take(address).pop().map_or_else(|| bind(address, backlog, false), Ok)
+}
+
+/// Binds `address` once for each of `count` workers (`SO_REUSEPORT`: the kernel spreads new connections over them). Port 0 is
+/// one port for all.
+fn bind_for_each(address: SocketAddr, count: usize, backlog: u32) -> io::Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(count);
     let mut bound = address;
     // Sharing is for workers, not for a second appliance that takes half of the viewers unseen: somebody else's listener is
@@ -30,7 +104,7 @@ pub fn bind_for_each(address: SocketAddr, count: usize, backlog: u32) -> io::Res
 ///
 /// # Errors
 /// As of `bind(2)` and `listen(2)`.
-pub fn bind(address: SocketAddr, backlog: u32, shared: bool) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, backlog: u32, shared: bool) -> io::Result<TcpListener> {
     let socket = open(address, shared)?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
@@ -53,6 +127,28 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inherited_listeners_are_shared_out_and_none_is_left() {
+        let addresses: Vec<SocketAddr> = (0..2)
+            .map(|_| TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a free port"))
+            .collect();
+        for (sockets, workers, shares) in
+            [(1, 3, vec![1, 1, 1]), (3, 3, vec![1, 1, 1]), (3, 2, vec![2, 1]), (2, 3, vec![1, 1, 1])]
+        {
+            let held = bind_for_each(addresses[0], sockets, 16).expect("bound");
+            let mut inherited = Inherited(held.into_iter().map(|one| (addresses[0], one)).collect());
+            let shared = for_each(addresses[0], workers, 16, &mut inherited).expect("shared");
+            assert_eq!(shared.iter().map(Vec::len).collect::<Vec<_>>(), shares, "{sockets} for {workers}");
+            assert!(shared.iter().flatten().all(|one| one.local_addr().expect("bound") == addresses[0]));
+            assert!(inherited.finish().is_ok());
+        }
+        let held = bind(addresses[0], 16, false).expect("bound");
+        let mut inherited = Inherited(vec![(addresses[0], held)]);
+        assert_eq!(only(addresses[1], 16, &mut inherited).expect("bound").local_addr().expect("bound"), addresses[1]);
+        let said = inherited.finish().expect_err("nobody wanted it").to_string();
+        assert!(said.contains(&addresses[0].to_string()), "{said}");
+    }
 
     #[test]
     fn workers_share_one_port() {

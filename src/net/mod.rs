@@ -1,5 +1,8 @@
 //! Sockets in, connections out.
 
+pub mod bucket;
 pub mod client;
+pub mod gzip;
 pub mod listener;
+pub mod redirects;
 pub mod tls;

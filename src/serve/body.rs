@@ -22,7 +22,7 @@ use tokio::{sync::mpsc, time::timeout};
 use super::exchange::Exchange;
 use crate::{
     asset::ByteRange,
-    catalog::{Catalog, Entry, Lease, Refusal, Want},
+    catalog::{Asker, Catalog, Entry, Lease, Refusal, Want},
     storage::{Mapping, ReadError, Residency},
 };
 
@@ -62,8 +62,10 @@ pub(super) struct Reader {
     pub(super) window: u64,
     /// Bytes handed out at once; no more than a window.
     pub(super) handout: u64,
-    /// Bytes asked of fill ahead of what is sent.
+    /// Bytes asked of fill ahead of what is sent; 0: nothing is asked for.
     pub(super) read_ahead: u64,
+    /// Whom it is read for.
+    pub(super) asker: Asker,
     /// Longest wait for the next byte.
     pub(super) patience: Duration,
 }
@@ -267,7 +269,7 @@ impl AssetBody {
         }
         let end = start.saturating_add(ahead).min(part.end());
         if let Some(range) = ByteRange::new(start, end) {
-            entry.demand(range)?;
+            entry.demand_for(range, &self.reader.asker)?;
             self.demanded = end;
         }
         Ok(())
@@ -321,6 +323,9 @@ impl Reader {
                 _ => return Err(failed),
             }
             let want = Want::Range { start: part.start(), end: Some(part.end()) };
+            if self.read_ahead == 0 {
+                return Err(failed);
+            }
             let successor = timeout(self.patience, self.catalog.successor(self.entry(), want)).await;
             let successor = successor.unwrap_or(Err(Refusal::SourceTimedOut)).map_err(BodyError::Refused)?;
             let ahead = ByteRange::new(part.start(), part.start().saturating_add(self.read_ahead).min(part.end()))

@@ -2,10 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::signing;
+use super::{clients, signing};
 use crate::{
     asset::{BitRate, ByteCount},
     net::tls::{PairFiles, Protocol},
+    sys::sandbox::Reach,
 };
 
 /// How viewers are served.
@@ -35,6 +36,16 @@ pub struct Config {
     pub header_count_max: usize,
     /// Between two requests of one connection.
     pub idle_timeout: Duration,
+    /// The same while requests are refused.
+    pub idle_timeout_overloaded: Duration,
+    /// Percent of `connections_max` above which those that have been idle for longest are closed.
+    pub connections_percent: u8,
+    /// Time that what is ready waits for its turn on a worker, above which requests are refused; zero: none are.
+    pub queue_delay_max: Duration,
+    /// Percent of a worker's time that those who were not served yet, or who cost more than they get, have at least.
+    pub newcomers_percent: u8,
+    /// Longest time for which a connection is not listened to after a request on it was refused so.
+    pub refuse_delay: Duration,
     /// Longest time in which a client takes not one byte of a response.
     pub stall_timeout: Duration,
     /// Slowest average rate, over `send_rate_window`, at which a client may take a response that is ready for it.
@@ -49,7 +60,7 @@ pub struct Config {
     pub miss_timeout: Duration,
     /// Longest wait for a source's word on a stale asset that may be served meanwhile.
     pub revalidate_timeout: Duration,
-    /// `Retry-After` of a 503.
+    /// `Retry-After` of a 503; up to twice as much where requests are refused, so that not all come back at once.
     pub retry_after: Duration,
     /// Ranges in one request; a request with more is answered whole (RFC 9110, 14.2).
     pub ranges_max: usize,
@@ -67,10 +78,14 @@ pub struct Config {
     pub query_in_key: bool,
     /// Which pages may read responses by script.
     pub cors: Cors,
+    /// Who is served, and how much one client may take.
+    pub clients: clients::Config,
     /// Signed URLs.
     pub signing: signing::Config,
     /// Name in `Cache-Status` (RFC 9211).
     pub server_name: String,
+    /// How long it serves on after it was told to stop, so that viewers can be sent elsewhere.
+    pub drain_delay: Duration,
     /// How long begun responses may go on when draining.
     pub drain_timeout: Duration,
 }
@@ -156,6 +171,20 @@ pub struct Cors {
     pub max_age: Duration,
 }
 
+impl Config {
+    /// The files that are used after the start: certificates, key sets and the networks that are served, which are renewed.
+    pub fn reach(&self, reach: &mut Reach) {
+        for pair in &self.tls.pairs {
+            reach.read_file(&pair.certificate);
+            reach.read_file(&pair.key);
+        }
+        for set in &self.signing.key_sets {
+            reach.read_file(&set.path);
+        }
+        self.clients.allow_file.iter().for_each(|file| reach.read_file(file));
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -171,6 +200,11 @@ impl Default for Config {
             header_size_max: ByteCount(16 << 10),
             header_count_max: 64,
             idle_timeout: Duration::from_secs(60),
+            idle_timeout_overloaded: Duration::from_secs(5),
+            connections_percent: 90,
+            queue_delay_max: Duration::from_millis(20),
+            newcomers_percent: 20,
+            refuse_delay: Duration::from_millis(40),
             stall_timeout: Duration::from_secs(30),
             send_rate_min: BitRate(64_000),
             send_rate_window: Duration::from_secs(60),
@@ -187,8 +221,10 @@ impl Default for Config {
             unsent_max: ByteCount(256 << 10),
             query_in_key: false,
             cors: Cors { origins: vec!["*".into()], max_age: Duration::from_secs(86_400) },
+            clients: clients::Config::default(),
             signing: signing::Config::default(),
             server_name: "oca".into(),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -2,8 +2,15 @@
 //!
 //! Shared by the connection's wire, its handler and the sweeper, all on one thread.
 
-use std::{cell::Cell, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use super::{account::Account, clients::Client, overload::Refused};
 use crate::telemetry::metrics::{CloseReason, WorkerMetrics};
 
 /// What a connection is doing.
@@ -23,11 +30,31 @@ pub(super) enum Doing {
     Responding,
 }
 
+/// Whether a request may go on, by who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permit {
+    Granted,
+    /// Its client has asked for too much; it may ask again in so many seconds.
+    Later(u64),
+    /// The worker has more to do than it can.
+    Refused(Refused),
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) peer: SocketAddr,
     pub(super) metrics: Arc<WorkerMetrics>,
+    /// Who counts what it takes.
+    client: Option<Arc<Client>>,
+    /// What tells its client from others.
+    pub(super) prefix: u128,
+    /// What it has cost, and what it has got.
+    pub(super) account: Account,
+    /// When the clock was last looked at in its present turn.
+    looked: Cell<Instant>,
+    /// How long it has waited for this turn until it was called; zero where it goes first.
+    pub(super) waited: Cell<Duration>,
     now_millis: Rc<Cell<u64>>,
     doing: Cell<Doing>,
     since_millis: Cell<u64>,
@@ -42,6 +69,8 @@ pub(super) struct Connection {
     /// Exchanges under way, and how many of them wait for us rather than for the client.
     exchanges: Cell<usize>,
     ours: Cell<usize>,
+    /// When a request on it was refused for overload, if that was not followed by another that was not; zero: never.
+    pub(super) refused_millis: Cell<u64>,
     /// Whether it is by TLS.
     pub(super) secure: Cell<bool>,
     pub(super) closing: Cell<Option<CloseReason>>,
@@ -64,10 +93,20 @@ pub(super) struct Pace {
 const SETTLED: u64 = 1000;
 
 impl Connection {
-    pub(super) fn new(peer: SocketAddr, metrics: Arc<WorkerMetrics>, now_millis: Rc<Cell<u64>>) -> Rc<Self> {
+    pub(super) fn new(
+        (peer, prefix): (SocketAddr, u128),
+        client: Option<Arc<Client>>,
+        metrics: Arc<WorkerMetrics>,
+        now_millis: Rc<Cell<u64>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             peer,
             metrics,
+            client,
+            prefix,
+            account: Account::default(),
+            looked: Cell::new(Instant::now()),
+            waited: Cell::default(),
             since_millis: Cell::new(now_millis.get()),
             now_millis,
             doing: Cell::new(Doing::Fresh),
@@ -77,10 +116,32 @@ impl Connection {
             multiplexed: Cell::new(false),
             exchanges: Cell::new(0),
             ours: Cell::new(0),
+            refused_millis: Cell::new(0),
             secure: Cell::new(false),
             closing: Cell::new(None),
             pace: Cell::default(),
         })
+    }
+
+    /// Whether its client may ask for one thing more. To be asked once for each request.
+    pub(super) fn may_ask(&self) -> Permit {
+        match &self.client {
+            None => Permit::Granted,
+            Some(client) => match client.take(self.now()) {
+                Ok(()) => Permit::Granted,
+                Err(seconds) => Permit::Later(seconds),
+            },
+        }
+    }
+
+    /// When the clock was last looked at in its present turn.
+    pub(super) fn looked(&self) -> Instant {
+        self.looked.get()
+    }
+
+    /// The clock says `now`.
+    pub(super) fn look(&self, now: Instant) {
+        self.looked.set(now);
     }
 
     pub(super) fn doing(&self) -> Doing {
@@ -104,6 +165,11 @@ impl Connection {
     /// Several exchanges may be under way at once.
     pub(super) fn set_multiplexed(&self) {
         self.multiplexed.set(true);
+    }
+
+    /// How many turns it takes to answer a request from memory: with HTTP/2 it is read, answered and sent in one each.
+    pub(super) fn turns_of_hit(&self) -> u64 {
+        if self.multiplexed.get() { 3 } else { 1 }
     }
 
     /// An exchange begins; it is our turn.
@@ -138,6 +204,11 @@ impl Connection {
         matches!(self.doing.get(), Doing::Idle | Doing::Fresh | Doing::Handshake)
             && !self.blocked.get()
             && (!self.multiplexed.get() || self.doing_for() > SETTLED)
+    }
+
+    /// Whether it was made so lately that its first request can still be on its way.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.doing.get(), Doing::Fresh | Doing::Handshake) && self.doing_for() <= SETTLED
     }
 
     /// Whether the client has to take something before we can go on.
@@ -182,5 +253,6 @@ impl Connection {
     pub(super) fn add_sent(&self, count: u64) {
         self.blocked.set(false);
         self.sent.set(self.sent.get() + count);
+        self.account.got(count);
     }
 }

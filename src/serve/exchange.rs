@@ -22,7 +22,7 @@ use crate::{
     sys::clock::coarse_unix_millis,
     telemetry::{
         access_log::{Record, Ring, Words},
-        metrics::{CacheOutcome, Denial},
+        metrics::{CacheOutcome, ClientDenial, Denial, Shed},
     },
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Logged {
     pub(super) request_id: u64,
     pub(super) version: Version,
     /// Why it was refused.
-    pub(super) denied: Option<Denial>,
+    pub(super) denied: Option<&'static str>,
     pub(super) words: Words,
 }
 
@@ -84,6 +84,9 @@ impl Exchange {
         self.status = Some(status);
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
+        if outcome == CacheOutcome::Hit {
+            self.connection.account.hit(self.connection.turns_of_hit());
+        }
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
     }
 
@@ -91,13 +94,31 @@ impl Exchange {
     pub(super) fn denied(&mut self, why: Denial) -> Option<u64> {
         self.connection.metrics.denied(why);
         let log = self.log.as_mut()?;
-        log.denied = Some(why);
+        log.denied = Some(why.label());
         Some(log.request_id)
+    }
+
+    /// The request is refused for what its client has asked for before.
+    pub(super) fn throttled(&mut self) {
+        let why = ClientDenial::Requests;
+        self.connection.metrics.client_denied(why);
+        if let Some(log) = &mut self.log {
+            log.denied = Some(why.label());
+        }
+    }
+
+    /// The request is refused, since there is more to do than the worker can.
+    pub(super) fn shed(&mut self, whose: Shed) {
+        self.connection.metrics.shed(whose);
+        if let Some(log) = &mut self.log {
+            log.denied = Some("overload");
+        }
     }
 
     /// As `head`, of a response that has been handed on at the same time, and with `gone` to its end: one look at the clock for all.
     pub(super) fn head_sent(&mut self, status: StatusCode, outcome: CacheOutcome, gone: bool) {
         self.head(status, outcome);
+        self.connection.look(self.begun + self.first_byte);
         self.took = gone.then_some(self.first_byte);
     }
 
@@ -175,7 +196,7 @@ impl Drop for Exchange {
             duration_us: micros(self.took.unwrap_or_else(|| self.begun.elapsed())),
             first_byte_us: micros(self.first_byte),
             outcome: self.outcome.label(),
-            denied: log.denied.map(Denial::label),
+            denied: log.denied,
             request_id: log.request_id,
         };
         log.ring.push(record);

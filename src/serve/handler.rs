@@ -12,21 +12,23 @@ use smallvec::SmallVec;
 use tokio::time::timeout;
 
 use super::{
-    Config,
+    Clients, Config,
     body::{Body, Piece, Reader},
     conditions::{self, Precondition},
-    connection::{Connection, Doing},
+    connection::{Connection, Doing, Permit},
     exchange::{Exchange, Logged, words_of},
     hit::Recall,
-    http1::head::BadHead,
+    http1::head::{BadHead, Head as Asked, Once},
+    manner::Manner,
+    overload::{Refused, Shedding},
     ranges::{RangeOutcome, RangeSet},
-    request::{self, AssetRequest, Checked, Verb},
+    request::{self, AssetRequest, Checked, Verb, is_host},
     response::{Described, Extent, Head, Templates, part_heads},
     signing::{Asking, Gate, Grant, package::Credential},
 };
 use crate::{
     asset::ByteRange,
-    catalog::{Catalog, Discovered, Entry, Lease, Lookup, PassThrough, Refusal, Want},
+    catalog::{Asker, Catalog, Discovered, Entry, Lease, Lookup, PassThrough, Refusal, Want},
     storage::Residency,
     sys::Clock,
     telemetry::{
@@ -38,18 +40,26 @@ use crate::{
 /// What a worker's handlers share.
 #[derive(Debug)]
 pub(super) struct Handler {
+    /// Of the terms that it was made by.
+    pub(super) number: u64,
     pub(super) config: Arc<Config>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) residency: Arc<Residency>,
     pub(super) templates: Templates,
     pub(super) recall: Recall,
+    /// Who is refused for overload.
+    pub(super) shedding: Shedding,
+    /// Who is served, and how much, where that matters.
+    pub(super) clients: Option<Arc<Clients>>,
     /// Where URLs are signed.
     pub(super) gate: Option<Gate>,
     pub(super) clock: Clock,
     pub(super) ring: Option<Arc<Ring>>,
     pub(super) window: u64,
     pub(super) read_ahead: u64,
-    pub(super) request_ids: Cell<u64>,
+    /// What this appliance is called among caches.
+    pub(super) identity: Arc<str>,
+    pub(super) request_ids: Rc<Cell<u64>>,
 }
 
 /// How often a request looks again after the version it had found was withdrawn under it.
@@ -75,36 +85,75 @@ enum Found {
     PassThrough,
 }
 
+/// For the test that shows what a panic costs, and in builds for development only: asking for the path that `OCA_PANIC_AT` names panics.
+#[cfg(debug_assertions)]
+fn panic_if_told(path: &str) {
+    static PATH: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let told = PATH.get_or_init(|| std::env::var_os("OCA_PANIC_AT"));
+    assert!(told.as_deref().is_none_or(|told| told != path), "told to panic");
+}
+
+/// For tests of overload, and in builds for development only: each request for the path that `OCA_BUSY_AT` names keeps the worker for 10 ms.
+#[cfg(debug_assertions)]
+fn be_busy_if_told(path: &str) {
+    const BUSY: std::time::Duration = std::time::Duration::from_millis(10);
+    static PATH: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let told = PATH.get_or_init(|| std::env::var_os("OCA_BUSY_AT"));
+    if told.as_deref().is_some_and(|told| told == path) {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < BUSY {
+            std::thread::park_timeout(BUSY.saturating_sub(begun.elapsed()));
+        }
+    }
+}
+
 impl Handler {
     /// Answers one request. Never fails: whatever is wrong becomes a response, or a body that breaks off.
     pub(super) async fn handle<B>(
         self: Rc<Self>,
         connection: Rc<Connection>,
         mut request: Request<B>,
+        permit: Permit,
     ) -> Response<Body> {
         let log = self.logged(request.version(), || words_of(&request, self.gate.is_some()));
         let mut exchange = Exchange::begin(Rc::clone(&connection), log);
         // From here on nobody sees what the request presented but the gate.
         let presented = self.gate.as_ref().map(|gate| taken_off(gate, &mut request));
+        #[cfg(debug_assertions)]
+        panic_if_told(request.uri().path());
         let headers = request.headers();
         let mut set_cookie = None;
-        let answer = match request::check(&request, self.config.query_in_key, self.config.ranges_max) {
-            Ok(Checked::Asset(asked)) => match self.admit(&asked, presented, &request, &connection) {
-                Ok(grant) => {
-                    set_cookie = grant.set_cookie;
-                    self.answer(&asked, headers, &connection).await
+        let checked = request::check(&request, self.config.query_in_key, self.config.ranges_max);
+        let answer = match (checked, permit) {
+            // What is no request is told so first: it may have to be the last of its connection.
+            (Err(why), _) => text(self.templates.bad_request(why, headers), CacheOutcome::None),
+            (Ok(_), Permit::Later(seconds)) => {
+                exchange.throttled();
+                text(self.templates.throttled(seconds, headers), CacheOutcome::None)
+            }
+            (Ok(_), Permit::Refused(refused)) => {
+                exchange.shed(refused.why);
+                text(self.templates.overloaded(refused.retry_after, headers), CacheOutcome::None)
+            }
+            (Ok(Checked::Asset(asked)), Permit::Granted) => {
+                #[cfg(debug_assertions)]
+                be_busy_if_told(request.uri().path());
+                match self.admit(&asked, presented, &request, &connection) {
+                    Ok(grant) => {
+                        set_cookie = grant.set_cookie;
+                        self.answer(&asked, headers, &connection).await
+                    }
+                    Err(why) => {
+                        let request_id = exchange.denied(why);
+                        text(self.templates.denied(why, headers, request_id), CacheOutcome::None)
+                    }
                 }
-                Err(why) => {
-                    let request_id = exchange.denied(why);
-                    text(self.templates.denied(why, headers, request_id), CacheOutcome::None)
-                }
-            },
-            Ok(Checked::Options { preflight }) => Answer {
+            }
+            (Ok(Checked::Options { preflight }), Permit::Granted) => Answer {
                 head: self.templates.options(preflight, headers),
                 outcome: CacheOutcome::None,
                 rest: Rest::Nothing,
             },
-            Err(why) => text(self.templates.bad_request(why, headers), CacheOutcome::None),
         };
         exchange.head(answer.head.status, answer.outcome);
         let is_head = request.method() == http::Method::HEAD;
@@ -120,6 +169,28 @@ impl Handler {
             head.give(cookie);
         }
         respond(head, body)
+    }
+
+    /// Whether the next request of a connection may go on, by who sends it. To be asked once for each request.
+    pub(super) fn permit(&self, connection: &Connection) -> Permit {
+        match connection.may_ask() {
+            // Last: who asks for too much hears that rather than that there is too much to do.
+            Permit::Granted => self.shedding.refuses(connection).map_or(Permit::Granted, Permit::Refused),
+            permit => permit,
+        }
+    }
+
+    /// Refuses a request at once, where that takes no more than its head: writes the response to `out`, up to where the connection adds its
+    /// own fields.
+    pub(super) fn refuse_now(&self, asked: &Asked<'_>, refused: Refused, out: &mut Vec<u8>) -> bool {
+        let fields = &asked.fields;
+        let plain = asked.method == "GET" && asked.version == Version::HTTP_11 && !fields.special;
+        let Once::One(host) = fields.host else { return false };
+        if !plain || !is_host(host) || (fields.origin && self.templates.weighs_origin()) {
+            return false;
+        }
+        self.templates.write_overloaded(out, refused.retry_after);
+        true
     }
 
     /// Whether a request may have what it asks for.
@@ -171,8 +242,12 @@ impl Handler {
 
     async fn answer(&self, asked: &AssetRequest, headers: &HeaderMap, connection: &Rc<Connection>) -> Answer {
         let mut outcome = CacheOutcome::Miss;
+        let manner = match Manner::of(headers, &self.identity) {
+            Ok(manner) => manner,
+            Err(why) => return text(self.templates.refused(why, CacheOutcome::None, headers), CacheOutcome::None),
+        };
         for _ in 0..LOOKUPS_MAX {
-            let found = match self.find(asked, connection).await {
+            let found = match self.find(asked, &manner, connection).await {
                 Ok(found) => found,
                 Err((Refusal::Withdrawn, _)) => continue,
                 Err((refusal, outcome)) => return text(self.templates.refused(refusal, outcome, headers), outcome),
@@ -180,16 +255,19 @@ impl Handler {
             let answered = match found {
                 Found::Entry(entry, how) => {
                     outcome = how;
-                    self.answer_from(&entry, how, asked, (headers, connection)).await
+                    self.answer_from(&entry, how, asked, (headers, &manner, connection)).await
                 }
-                Found::PassThrough => self.pass_through(asked, headers, connection).await,
+                Found::PassThrough => self.pass_through(asked, headers, (&manner, connection)).await,
             };
             match answered {
                 Ok(answer) => return answer,
                 // Evicted or replaced between the look and the lease: look again.
                 Err(Refusal::Withdrawn) => {}
+                Err(why @ Refusal::NotHeld) => {
+                    return text(self.templates.refused(why, CacheOutcome::None, headers), CacheOutcome::None);
+                }
                 // Nothing of it can be stored just now; it can be passed on all the same.
-                Err(Refusal::NoRoom) => match self.pass_through(asked, headers, connection).await {
+                Err(Refusal::NoRoom) => match self.pass_through(asked, headers, (&manner, connection)).await {
                     Ok(answer) => return answer,
                     Err(refusal) => return text(self.templates.refused(refusal, outcome, headers), outcome),
                 },
@@ -199,13 +277,20 @@ impl Handler {
         text(self.templates.refused(Refusal::Busy, outcome, headers), outcome)
     }
 
-    async fn find(&self, asked: &AssetRequest, connection: &Connection) -> Result<Found, (Refusal, CacheOutcome)> {
+    async fn find(
+        &self,
+        asked: &AssetRequest,
+        manner: &Manner,
+        connection: &Connection,
+    ) -> Result<Found, (Refusal, CacheOutcome)> {
+        let asker = manner.asker.clone();
         match self.catalog.lookup(&asked.key) {
             Lookup::Hit(entry) => Ok(Found::Entry(entry, CacheOutcome::Hit)),
+            _ if manner.only_held => Err((Refusal::NotHeld, CacheOutcome::None)),
             Lookup::Negative(refusal) => Err((refusal, CacheOutcome::Negative)),
             Lookup::Stale(entry) => {
                 let stale_may_do = self.catalog.may_serve_stale(&entry);
-                let revalidated = self.wait(connection, self.catalog.revalidate(&entry));
+                let revalidated = self.wait(connection, self.catalog.revalidate_for(&entry, asker));
                 let revalidated = if stale_may_do {
                     // A player does not wait for an origin that hangs when there is something to play.
                     let answer = timeout(self.config.revalidate_timeout, revalidated).await;
@@ -222,11 +307,14 @@ impl Handler {
                     Err(refusal) => Err((refusal, CacheOutcome::Miss)),
                 }
             }
-            Lookup::Miss => match self.wait(connection, self.catalog.discover(&asked.key, asked.want())).await {
-                Ok(Discovered::Entry(entry)) => Ok(Found::Entry(entry, CacheOutcome::Miss)),
-                Ok(Discovered::PassThrough) => Ok(Found::PassThrough),
-                Err(refusal) => Err((refusal, CacheOutcome::Miss)),
-            },
+            Lookup::Miss => {
+                let discovered = self.catalog.discover_for(&asked.key, asked.want(), asker);
+                match self.wait(connection, discovered).await {
+                    Ok(Discovered::Entry(entry)) => Ok(Found::Entry(entry, CacheOutcome::Miss)),
+                    Ok(Discovered::PassThrough) => Ok(Found::PassThrough),
+                    Err(refusal) => Err((refusal, CacheOutcome::Miss)),
+                }
+            }
         }
     }
 
@@ -247,7 +335,7 @@ impl Handler {
         entry: &Arc<Entry>,
         mut outcome: CacheOutcome,
         asked: &AssetRequest,
-        (headers, connection): (&HeaderMap, &Rc<Connection>),
+        (headers, manner, connection): (&HeaderMap, &Manner, &Rc<Connection>),
     ) -> Result<Answer, Refusal> {
         let meta = entry.meta();
         let age = (outcome != CacheOutcome::Miss).then(|| entry.age(self.clock.unix()));
@@ -275,13 +363,17 @@ impl Handler {
             };
         let whole = parts.is_empty();
         parts.extend(ByteRange::new(0, meta.length).filter(|_| whole));
-        let Some(first) = parts.first().copied().filter(|_| asked.verb == Verb::Get) else {
+        if parts.is_empty() || asked.verb != Verb::Get {
             // HEAD, or an asset without a byte.
             let head = self.templates.asset(outcome, headers, &described, &Extent::Whole);
             return Ok(Answer { head, outcome, rest: Rest::Nothing });
-        };
+        }
+        if manner.only_held {
+            held_of(entry, &mut parts, whole)?;
+        }
+        let Some(first) = parts.first().copied() else { return Err(Refusal::NotHeld) };
         if entry.available(first.start()) == 0 {
-            self.await_first_byte(entry, first, connection).await?;
+            self.await_first_byte(entry, first, &manner.asker, connection).await?;
             if outcome == CacheOutcome::Hit {
                 outcome = CacheOutcome::Partial;
             }
@@ -292,7 +384,8 @@ impl Handler {
             residency: Arc::clone(&self.residency),
             window: self.window,
             handout: self.window.min(connection.handout_max()),
-            read_ahead: self.read_ahead,
+            read_ahead: if manner.only_held { 0 } else { self.read_ahead },
+            asker: manner.asker.clone(),
             patience: self.config.miss_timeout,
         };
         let (head, pieces) = match parts.as_slice() {
@@ -308,11 +401,12 @@ impl Handler {
         &self,
         entry: &Arc<Entry>,
         part: ByteRange,
+        asker: &Asker,
         connection: &Connection,
     ) -> Result<(), Refusal> {
         let end = part.start().saturating_add(self.read_ahead).min(part.end());
         if let Some(ahead) = ByteRange::new(part.start(), end) {
-            entry.demand(ahead)?;
+            entry.demand_for(ahead, asker)?;
         }
         self.wait(connection, entry.grown(part.start())).await.map(drop)
     }
@@ -359,13 +453,14 @@ impl Handler {
         &self,
         asked: &AssetRequest,
         headers: &HeaderMap,
-        connection: &Connection,
+        (manner, connection): (&Manner, &Connection),
     ) -> Result<Answer, Refusal> {
         // Several ranges, and ranges that count only for a version we cannot know, are answered with the whole.
         let one_range = asked.ranges.as_ref().is_some_and(is_one) && !headers.contains_key(IF_RANGE);
         let whole = Want::Range { start: 0, end: None };
         let want = if one_range || asked.verb == Verb::Head { asked.want() } else { whole };
-        let pass = self.wait(connection, self.catalog.pass_through(&asked.key, want)).await?;
+        let passed = self.catalog.pass_through_for(&asked.key, want, manner.asker.clone());
+        let pass = self.wait(connection, passed).await?;
         let head = &pass.head;
         let described = Described { meta: &head.meta, path: asked.key.path(), age: None };
         match conditions::evaluate(headers, &head.meta.validators) {
@@ -414,6 +509,18 @@ fn respond(head: Head, body: Body) -> Response<Body> {
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
+}
+
+/// Cuts what is asked for to what is held of it: a part may be shorter than it was asked for (RFC 9110, 15.3.7), the whole may not.
+fn held_of(entry: &Entry, parts: &mut SmallVec<[ByteRange; 4]>, whole: bool) -> Result<(), Refusal> {
+    let is_held = |part: &ByteRange| entry.available(part.start()) >= part.len();
+    if parts.iter().all(is_held) {
+        return Ok(());
+    }
+    let [part] = parts.as_mut_slice() else { return Err(Refusal::NotHeld) };
+    let here = entry.available(part.start()).min(part.len());
+    *part = ByteRange::new(part.start(), part.start() + here).filter(|_| !whole).ok_or(Refusal::NotHeld)?;
+    Ok(())
 }
 
 fn is_one(set: &RangeSet) -> bool {

@@ -13,7 +13,6 @@ use std::{
     panic::AssertUnwindSafe,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -34,17 +33,20 @@ use super::{
     exchange::{Exchange, words_of},
     frames::Frames,
     handler::Handler,
-    http1::head::BadHead,
+    http1::{Desk, give_way, head::BadHead},
     secure::Secure,
+    turns::{Turns, in_turn},
     wire::Wire,
 };
 use crate::{
-    sys::{Phase, phase::draining},
-    telemetry::metrics::{CloseReason, WorkerMetrics},
+    sys::{Phase, phase::stopping},
+    telemetry::metrics::CloseReason,
 };
 
 /// Bytes sent to one client before the worker looks after the others.
-const TURN_BYTES: usize = 1 << 20;
+const TURN_BYTES: usize = 256 << 10;
+/// Bytes read from one client before it does so too: room for a hundred requests, or for some hundred frames that ask for nothing.
+const TURN_READ: usize = 8 << 10;
 /// Bytes read from a client at once; requests are smaller.
 const READ_BYTES: usize = 4 << 10;
 /// Bytes of bodies that a client may send ahead: nobody reads them, since requests here have none.
@@ -57,27 +59,33 @@ const WINDOW: u32 = 65_535;
 pub(super) async fn serve(
     wire: Secure,
     connection: Rc<Connection>,
-    handler: Rc<Handler>,
+    (desk, turns): (Rc<Desk>, Rc<Turns>),
     mut phase: watch::Receiver<Phase>,
 ) -> io::Result<()> {
     connection.set_multiplexed();
+    let handler = desk.handler();
     let wire = Rc::new(RefCell::new(Turn {
         wire,
         left: TURN_BYTES,
+        unread: TURN_READ,
         frames: Frames::new(&handler.config.http2),
         flooded: false,
     }));
-    let builder = builder(&handler.config, &connection.metrics);
-    let service = service_fn(|request| answer(Rc::clone(&handler), Rc::clone(&connection), request));
+    let builder = builder(&handler, &connection, turns);
+    // Boxed: what it takes to find an answer is given back once there is one, however long that then waits to be allowed out.
+    let service = service_fn(|request| Box::pin(answer(desk.handler(), Rc::clone(&connection), request)));
     let mut serving = pin!(builder.serve_connection(Multiplexed(Rc::clone(&wire)), service));
-    let mut drained = pin!(draining(&mut phase).fuse());
+    let mut drained = pin!(stopping(&mut phase).fuse());
     let mut is_draining = false;
     let served = poll_fn(|cx| {
         if !is_draining && drained.as_mut().poll(cx).is_ready() {
             is_draining = true;
             serving.as_mut().graceful_shutdown();
         }
-        wire.borrow_mut().left = TURN_BYTES;
+        {
+            let mut turn = wire.borrow_mut();
+            (turn.left, turn.unread) = (TURN_BYTES, TURN_READ);
+        }
         let ended = serving.as_mut().poll(cx);
         // What this turn has encrypted leaves with it.
         if let Poll::Ready(Err(err)) = wire.borrow_mut().wire.poll_flush(cx)
@@ -120,9 +128,10 @@ async fn linger(wire: &RefCell<Turn>, config: &Config) {
     }
 }
 
-fn builder(config: &Config, metrics: &Arc<WorkerMetrics>) -> Builder<Tasks> {
+fn builder(handler: &Handler, connection: &Rc<Connection>, turns: Rc<Turns>) -> Builder<Tasks> {
+    let config = &handler.config;
     let limits = &config.http2;
-    let mut builder = Builder::new(Tasks(Arc::clone(metrics)));
+    let mut builder = Builder::new(Tasks { connection: Rc::clone(connection), turns });
     builder
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(u32::try_from(config.header_size_max.0).unwrap_or(u32::MAX))
@@ -147,19 +156,24 @@ async fn answer(
         let exchange = Exchange::begin(Rc::clone(&connection), log);
         return Ok(handler.refuse_head(BadHead::TooManyFields, exchange));
     }
-    Ok(handler.handle(connection, request).await)
+    let permit = handler.permit(&connection);
+    Ok(handler.handle(connection, request, permit).await)
 }
 
 /// A task of the worker for each stream.
 #[derive(Clone)]
-struct Tasks(Arc<WorkerMetrics>);
+struct Tasks {
+    connection: Rc<Connection>,
+    turns: Rc<Turns>,
+}
 
 impl<F: Future + 'static> Executor<F> for Tasks {
     fn execute(&self, stream: F) {
-        let metrics = Arc::clone(&self.0);
+        let connection = Rc::clone(&self.connection);
+        let stream = in_turn(Rc::clone(&self.turns), Rc::clone(&connection), stream);
         tokio::task::spawn_local(async move {
             if AssertUnwindSafe(stream).catch_unwind().await.is_err() {
-                metrics.panicked();
+                connection.metrics.panicked();
                 tracing::error!("a request panicked; its stream is reset");
             }
         });
@@ -170,6 +184,8 @@ impl<F: Future + 'static> Executor<F> for Tasks {
 struct Turn {
     wire: Secure,
     left: usize,
+    /// How much may still come in.
+    unread: usize,
     frames: Frames,
     /// Whether the client has sent more than its bounds allow.
     flooded: bool,
@@ -181,9 +197,14 @@ struct Multiplexed(Rc<RefCell<Turn>>);
 impl Read for Multiplexed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let mut bytes = [0_u8; READ_BYTES];
-        let room = into.remaining().min(READ_BYTES);
         let mut turn = self.0.borrow_mut();
+        let room = into.remaining().min(READ_BYTES).min(turn.unread);
+        if room == 0 && into.remaining() > 0 {
+            give_way(cx);
+            return Poll::Pending;
+        }
         let count = ready!(turn.wire.poll_recv(cx, &mut bytes[..room]))?;
+        turn.unread -= count;
         if let Err(flood) = turn.frames.came(&bytes[..count]) {
             turn.flooded = true;
             // Now, since hyper says no more once reading has failed; a client that takes nothing need not be told.
@@ -215,7 +236,7 @@ impl Write for Multiplexed {
     ) -> Poll<io::Result<usize>> {
         let mut turn = self.0.borrow_mut();
         if turn.left == 0 {
-            cx.waker().wake_by_ref();
+            give_way(cx);
             return Poll::Pending;
         }
         let taken = ready!(turn.wire.poll_gather(cx, parts))?;

@@ -4,15 +4,19 @@
 //!                                         -> request -> handler -> response -> body (all the rest) -> wire
 //!
 //! `http2` does with hyper what http1 does, through the same handler.
-//! The wire is plain TCP or `secure`; `renewal` keeps the certificates those of the files.
+//! All of it by `terms`, which may change while it serves. The wire is plain TCP or `secure`; `renewal` keeps the certificates those of the files.
 //!
+//! `clients` says whose connections are taken in, and how much one client may ask for.
 //! Before anything is looked up, `signing` says whether the request may have it.
+//! `overload` says which requests are refused while a worker has more to do than it can, and `turns` who is served first.
 //! The connection knows what is going on, the sweeper watches that, the exchange counts and logs it.
 //!
 //! Never writes to disk, never asks a source, never waits for a page on a worker: what is missing is demanded from the catalog,
 //! what is cold is asked of `storage::Residency`.
 
+mod account;
 mod body;
+pub mod clients;
 pub mod conditions;
 mod config;
 mod connection;
@@ -23,6 +27,8 @@ mod hit;
 mod http1;
 mod http2;
 mod kernel;
+mod manner;
+mod overload;
 pub mod ranges;
 mod renewal;
 mod request;
@@ -30,6 +36,8 @@ mod response;
 mod secure;
 pub mod signing;
 mod sweeper;
+mod terms;
+mod turns;
 mod wire;
 mod worker;
 
@@ -37,28 +45,29 @@ use std::{
     cell::Cell,
     io,
     net::{SocketAddr, TcpListener},
+    rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 
+pub use clients::{Clients, ClientsError};
 pub use config::{Config, Cors, Http2, KernelTls, Tls};
-pub use renewal::{Renewal, TlsError};
+pub use renewal::{Prepared as PreparedPairs, Renewal, TlsError};
 pub use signing::{Signing, SigningError};
+pub use terms::{Offering, Terms};
 
 use crate::{
     catalog::Catalog,
-    net::listener,
+    net::listener::{self, Inherited},
     storage::Residency,
     sys::{Clock, PhaseCell, affinity},
     telemetry::{access_log::AccessLog, metrics::Metrics},
 };
-use handler::Handler;
-use hit::Recall;
-use response::Templates;
-use signing::Gate;
+use terms::Maker;
 use worker::Worker;
 
 /// The sockets that viewers connect to, one of each address for each worker.
@@ -80,19 +89,19 @@ enum Scheme {
 ///
 /// # Errors
 /// The address that cannot be bound, and why.
-pub fn bind(config: &Config) -> io::Result<Listeners> {
+pub fn bind(config: &Config, inherited: &mut Inherited) -> io::Result<Listeners> {
     let workers = worker_count(config);
     let mut listeners =
         Listeners { per_worker: (0..workers).map(|_| Vec::new()).collect(), http: Vec::new(), https: Vec::new() };
     let plain = config.http.iter().map(|address| (address, Scheme::Http, "serve.http"));
     let secure = config.https.iter().map(|address| (address, Scheme::Https, "serve.https"));
     for (address, scheme, key) in plain.chain(secure) {
-        let bound = listener::bind_for_each(*address, workers, config.backlog)
+        let bound = listener::for_each(*address, workers, config.backlog, inherited)
             .map_err(|err| io::Error::new(err.kind(), format!("{key} {address}: {err}")))?;
         let addresses = if scheme == Scheme::Http { &mut listeners.http } else { &mut listeners.https };
-        addresses.push(bound[0].local_addr()?);
-        for (worker, listener) in listeners.per_worker.iter_mut().zip(bound) {
-            worker.push((listener, scheme));
+        addresses.extend(bound.iter().flatten().next().map(TcpListener::local_addr).transpose()?);
+        for (worker, share) in listeners.per_worker.iter_mut().zip(bound) {
+            worker.extend(share.into_iter().map(|listener| (listener, scheme)));
         }
     }
     Ok(listeners)
@@ -124,8 +133,6 @@ pub struct Foundation {
     pub residency: Arc<Residency>,
     /// The certificates for viewers of HTTPS.
     pub renewal: Option<Arc<Renewal>>,
-    /// Who may have what.
-    pub signing: Option<Arc<Signing>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What is logged of each response.
@@ -134,71 +141,72 @@ pub struct Foundation {
     pub clock: Clock,
     /// When to drain.
     pub phase: PhaseCell,
-    /// `storage.window`, in bytes.
-    pub window: u64,
-    /// `fill.read_ahead`, in bytes.
-    pub read_ahead: u64,
+    /// What this appliance is called among caches (`fill.site.self`).
+    pub identity: Arc<str>,
 }
 
 /// The workers.
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<JoinHandle<io::Result<()>>>,
+    offering: Arc<Offering>,
     open: Arc<AtomicUsize>,
+    pulses: Vec<Arc<AtomicU64>>,
 }
 
 /// Starts the workers.
 ///
 /// # Errors
 /// A thread cannot be started.
-pub fn start(config: &Config, listeners: Listeners, on: &Foundation) -> io::Result<Workers> {
-    let config = Arc::new(config.clone());
+pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<Workers> {
+    let own_cores = terms.config.workers == 0;
+    let mut offering = Offering::new(terms);
     let open = Arc::new(AtomicUsize::new(0));
+    // One for all: what clients have taken is counted by it over all workers.
+    let epoch = Instant::now();
     let cores = affinity::cores();
     // Pinning helps where every core has its worker, and hurts where somebody chose fewer to share the machine.
-    let pin = config.workers == 0 && cores.len() > 1;
-    let mut threads = Vec::new();
+    let pin = own_cores && cores.len() > 1;
+    let (mut threads, mut pulses) = (Vec::new(), Vec::new());
     for (number, listeners) in listeners.per_worker.into_iter().enumerate() {
         let metrics = on.metrics.worker(number);
-        let handler_parts = (Arc::clone(&config), Arc::clone(&on.catalog), Arc::clone(&on.residency), on.clock.clone());
-        let ring = on.access_log.ring(number);
+        let offered = offering.worker();
+        let (catalog, residency, clock) = (Arc::clone(&on.catalog), Arc::clone(&on.residency), on.clock.clone());
+        let (ring, identity) = (on.access_log.ring(number), Arc::clone(&on.identity));
+        let pulse = Arc::<AtomicU64>::default();
+        pulses.push(Arc::clone(&pulse));
         let tls = on.renewal.as_ref().map(|renewal| renewal.server());
-        let handshakes_max = config.tls.handshakes_max.div_ceil(on.metrics.worker_count());
-        let signing = on.signing.clone();
-        let (window, read_ahead, phase, open) =
-            (on.window, on.read_ahead.max(on.window), on.phase.watch(), Arc::clone(&open));
+        let workers = on.metrics.worker_count();
+        let (phase, open) = (on.phase.watch(), Arc::clone(&open));
         let core = pin.then(|| cores[number % cores.len()]);
         let run = move || {
             if let Some(core) = core {
                 affinity::pin_to(core);
             }
-            let (config, catalog, residency, clock) = handler_parts;
-            let handler = Handler {
-                templates: Templates::new(&config),
-                recall: Recall::new(config.recall_max),
-                gate: signing.map(|signing| Gate::new(&signing, &metrics)),
-                config: Arc::clone(&config),
-                catalog,
-                residency,
-                clock,
-                ring,
-                window,
-                read_ahead,
-                // Ids of different workers do not meet.
-                request_ids: Cell::new((number as u64) << 48),
-            };
-            let connections_max = config.connections_max;
-            Worker { config, listeners, handler, metrics, open, connections_max, phase, tls, handshakes_max }.run()
+            // Ids of different workers do not meet.
+            let request_ids = Rc::new(Cell::new((number as u64) << 48));
+            let maker = Maker { catalog, residency, clock, ring, identity, metrics: Arc::clone(&metrics), request_ids };
+            Worker { listeners, offered, maker, metrics, open, phase, tls, workers, epoch, pulse }.run()
         };
         threads.push(std::thread::Builder::new().name(format!("oca-worker-{number}")).spawn(run)?);
     }
-    Ok(Workers { threads, open })
+    Ok(Workers { threads, offering: Arc::new(offering), open, pulses })
 }
 
 impl Workers {
+    /// Where they are told of other terms.
+    pub fn offering(&self) -> Arc<Offering> {
+        Arc::clone(&self.offering)
+    }
+
     /// Connections open just now.
     pub fn connections(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.open)
+    }
+
+    /// One count for each worker, which grows ten times a second as long as the worker turns.
+    pub fn pulses(&self) -> Vec<Arc<AtomicU64>> {
+        self.pulses.clone()
     }
 
     /// Waits for the workers to end; they do after draining has begun. Blocks.

@@ -5,7 +5,7 @@
 //! A pair that is no good changes nothing: the one in use stays, a line in the log says why, and it is counted. Everything here blocks:
 //! it runs beside the workers.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     net::tls::{Certificates, Offload, Pair, PairError, PairFiles, Server},
-    sys::Clock,
+    sys::{Clock, Stamp, Watch, stamp},
     telemetry::metrics::Metrics,
 };
 
@@ -43,16 +43,15 @@ pub struct Renewal {
 #[derive(Debug)]
 struct Watched {
     files: PairFiles,
-    /// What the files looked like when they were last loaded, good or not.
-    tried: Stamps,
-    /// What they looked like at the last look.
-    seen: Stamps,
+    watch: Watch,
 }
 
-/// What tells one state of a file from another.
-pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
-/// Of a certificate's file and its key's.
-type Stamps = [Stamp; 2];
+/// Pairs that are loaded and not in use yet.
+#[derive(Debug)]
+pub struct Prepared {
+    watched: Vec<Watched>,
+    loaded: Vec<Pair>,
+}
 
 impl Renewal {
     /// Loads the certificates of `config`; `None` where nobody is served by TLS. Blocks.
@@ -65,10 +64,7 @@ impl Renewal {
             return Ok(None);
         }
         // Stamped before they are read: what changes in between is found to have changed.
-        let watched = pairs.iter().map(|files| {
-            let stamps = stamps(files);
-            Watched { files: files.clone(), tried: stamps, seen: stamps }
-        });
+        let watched = pairs.iter().map(|files| Watched { files: files.clone(), watch: Watch::new(stamps(files)) });
         let watched: Vec<Watched> = watched.collect();
         let now = clock.unix();
         let loaded = pairs.iter().map(|files| Pair::load(files, now)).collect::<Result<_, _>>()?;
@@ -103,11 +99,7 @@ impl Renewal {
     pub fn look(&self) {
         let mut pairs = self.pairs.lock();
         for (number, watched) in pairs.iter_mut().enumerate() {
-            let now = stamps(&watched.files);
-            let settled = now == watched.seen;
-            watched.seen = now;
-            if settled && now != watched.tried {
-                watched.tried = now;
+            if watched.watch.is_due(stamps(&watched.files)) {
                 self.load(number, &watched.files);
             }
         }
@@ -118,10 +110,34 @@ impl Renewal {
     pub fn reload(&self) {
         let mut pairs = self.pairs.lock();
         for (number, watched) in pairs.iter_mut().enumerate() {
-            watched.tried = stamps(&watched.files);
-            watched.seen = watched.tried;
+            watched.watch = Watch::new(stamps(&watched.files));
             self.load(number, &watched.files);
         }
+        self.tell_expiries(&pairs);
+    }
+
+    /// Loads other pairs, to be taken over as a whole.
+    ///
+    /// # Errors
+    /// One of them is no good; nothing has changed.
+    pub fn prepare(&self, files: &[PairFiles]) -> Result<Prepared, PairError> {
+        let now = self.clock.unix();
+        let watched = files.iter().map(|files| Watched { files: files.clone(), watch: Watch::new(stamps(files)) });
+        Ok(Prepared {
+            watched: watched.collect(),
+            loaded: files.iter().map(|files| Pair::load(files, now)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Shows these pairs, and no others, from the next handshake on.
+    pub fn take_over(&self, Prepared { watched, loaded }: Prepared) {
+        let mut pairs = self.pairs.lock();
+        for gone in pairs.iter().filter(|old| watched.iter().all(|new| new.files.certificate != old.files.certificate))
+        {
+            self.metrics.forget_certificate(&gone.files.certificate.display().to_string());
+        }
+        *pairs = watched;
+        self.certificates.set(loaded);
         self.tell_expiries(&pairs);
     }
 
@@ -150,11 +166,6 @@ impl Renewal {
     }
 }
 
-fn stamps(files: &PairFiles) -> Stamps {
-    [stamp(&files.certificate), stamp(&files.key)]
-}
-
-pub(super) fn stamp(path: &Path) -> Stamp {
-    let data = fs::metadata(path).ok()?;
-    Some((data.ino(), data.len(), data.mtime(), data.mtime_nsec()))
+fn stamps(files: &PairFiles) -> Vec<Stamp> {
+    vec![stamp(&files.certificate), stamp(&files.key)]
 }

@@ -70,7 +70,12 @@ pub(super) struct Templates {
     /// The beginning of a hit's head, whole and partial, as it stands on the wire.
     hit_whole: Vec<u8>,
     hit_part: Vec<u8>,
+    /// That of a refusal for overload, up to the value of `Retry-After`, for requests whose origin is not weighed.
+    overloaded: Vec<u8>,
 }
+
+/// What is said with a refusal for overload.
+const OVERLOADED: &str = "too many requests just now, try again later or elsewhere";
 
 #[derive(Debug)]
 enum Cors {
@@ -135,6 +140,7 @@ impl Templates {
             retry_after: HeaderValue::from(config.retry_after.as_secs().max(1)),
             hit_whole: Vec::new(),
             hit_part: Vec::new(),
+            overloaded: Vec::new(),
         };
         let beginning = |status| {
             let mut text = Vec::new();
@@ -143,6 +149,11 @@ impl Templates {
             text
         };
         (made.hit_whole, made.hit_part) = (beginning(StatusCode::OK), beginning(StatusCode::PARTIAL_CONTENT));
+        let (mut head, _) = made.overloaded(0, &HeaderMap::new());
+        head.headers.remove(RETRY_AFTER);
+        write::status_line(&mut made.overloaded, head.status);
+        write::fields(&mut made.overloaded, &head.headers);
+        made.overloaded.extend_from_slice(b"Retry-After: ");
         made
     }
 
@@ -380,6 +391,36 @@ impl Templates {
         (head, text)
     }
 
+    /// A request too many of its client (RFC 6585, 4).
+    pub(super) fn throttled(&self, seconds: u64, request: &HeaderMap) -> (Head, &'static str) {
+        let text = "too many requests from your network, try again later";
+        let (mut head, text) = self.error(StatusCode::TOO_MANY_REQUESTS, text, CacheOutcome::None, request);
+        head.headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        (head, text)
+    }
+
+    /// A request too many for the worker; it may be asked again in `seconds`.
+    pub(super) fn overloaded(&self, seconds: u64, request: &HeaderMap) -> (Head, &'static str) {
+        let (mut head, text) = self.error(StatusCode::SERVICE_UNAVAILABLE, OVERLOADED, CacheOutcome::None, request);
+        head.headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        (head, text)
+    }
+
+    /// Writes the head of that, but for what the connection adds.
+    pub(super) fn write_overloaded(&self, out: &mut Vec<u8>, seconds: u64) {
+        out.extend_from_slice(&self.overloaded);
+        write::number(out, seconds);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Writes the body of that; gives its length.
+    pub(super) fn write_overloaded_body(&self, out: &mut Vec<u8>) -> u64 {
+        let before = out.len();
+        out.extend_from_slice(OVERLOADED.as_bytes());
+        out.push(b'\n');
+        (out.len() - before) as u64
+    }
+
     /// An asset that is not to be had.
     pub(super) fn refused(&self, why: Refusal, outcome: CacheOutcome, request: &HeaderMap) -> (Head, &'static str) {
         let (status, text) = match why {
@@ -388,6 +429,10 @@ impl Templates {
             Refusal::Forbidden => (StatusCode::FORBIDDEN, "the source does not allow this"),
             Refusal::SourceFailed => (StatusCode::BAD_GATEWAY, "no source could deliver the asset"),
             Refusal::SourceTimedOut => (StatusCode::GATEWAY_TIMEOUT, "no source delivered the asset in time"),
+            Refusal::NotHeld => {
+                (StatusCode::GATEWAY_TIMEOUT, "it is not held here, and only what is held was asked for")
+            }
+            Refusal::Loop => (StatusCode::LOOP_DETECTED, "the request goes round in a circle"),
             Refusal::Busy | Refusal::NoRoom | Refusal::Withdrawn | Refusal::Stopping => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too busy just now, try again")
             }

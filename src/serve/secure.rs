@@ -57,6 +57,8 @@ pub(super) struct Secure {
     finished: bool,
     /// Pages that were gone when the connection began.
     lost_pages: u64,
+    /// Whether what is encrypted may not be what an asset holds: none of it must leave.
+    spoiled: bool,
 }
 
 /// Why there is no session.
@@ -89,6 +91,7 @@ impl Secure {
             unsent_max,
             finished: false,
             lost_pages: lost_pages::count(),
+            spoiled: false,
         }
     }
 
@@ -167,6 +170,8 @@ impl Secure {
             self.quota = self.room(self.batch);
         }
         let taken = self.encrypt(parts)?;
+        // Small parts were copied before they came here: where those were read is not known any more.
+        self.spoiled |= lost_pages::count() != self.lost_pages;
         self.gathered += taken;
         self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
         if parts.len() > 1 {
@@ -199,16 +204,19 @@ impl Secure {
         drained
     }
 
-    /// Encrypts what was read from mapped files, unless pages of some are gone: what stands there instead must not leave.
+    /// Encrypts what is read from mapped files. Where pages of it are gone, what stands there instead must not leave.
     fn encrypt(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let taken = self.session.encrypt(parts)?;
+        self.spoiled |= parts.iter().any(|part| lost_pages::hold(part));
         self.check_pages()?;
         Ok(taken)
     }
 
     fn check_pages(&self) -> io::Result<()> {
-        let intact = lost_pages::count() == self.lost_pages;
-        intact.then_some(()).ok_or_else(|| io::Error::other("pages of a file are gone, and perhaps in what was read"))
+        if !self.spoiled {
+            return Ok(());
+        }
+        Err(io::Error::other("pages of a file are gone, and were in what was to be sent"))
     }
 
     /// Hands what is encrypted to the kernel.

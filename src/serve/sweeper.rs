@@ -18,6 +18,9 @@ use super::{
 };
 use crate::{sys::socket, telemetry::metrics::CloseReason};
 
+/// How long a connection has to be idle, in milliseconds, to make room for another.
+const IDLE_MIN: u64 = 1000;
+
 /// The connections of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
@@ -34,6 +37,9 @@ pub(super) struct Deadlines {
     handshake: u64,
     header: u64,
     idle: u64,
+    /// The same while requests are refused.
+    idle_overloaded: u64,
+    overloaded: bool,
     stall: u64,
     rate_window: u64,
     rate_min: u64,
@@ -46,10 +52,17 @@ impl Deadlines {
             handshake: millis(config.tls.handshake_timeout),
             header: millis(config.header_timeout),
             idle: millis(config.idle_timeout),
+            idle_overloaded: millis(config.idle_timeout_overloaded),
+            overloaded: false,
             stall: millis(config.stall_timeout),
             rate_window: millis(config.send_rate_window),
             rate_min: config.send_rate_min.bytes_per_second(),
         }
+    }
+
+    /// While requests are refused, or not.
+    pub(super) fn while_overloaded(self, overloaded: bool) -> Self {
+        Self { overloaded, ..self }
     }
 
     /// Whether, and why, a connection's time is up. `acked`: bytes that its client has acknowledged in all.
@@ -58,6 +71,9 @@ impl Deadlines {
             Doing::Handshake if connection.doing_for() > self.handshake => Some(CloseReason::HandshakeTimeout),
             Doing::Fresh | Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
             Doing::Idle if connection.is_idle() && connection.doing_for() > self.idle => Some(CloseReason::IdleTimeout),
+            Doing::Idle if self.overloaded && connection.is_idle() && connection.doing_for() > self.idle_overloaded => {
+                Some(CloseReason::Overload)
+            }
             _ if connection.awaits_client() => self.pace(connection, acked()),
             _ => {
                 // The client waits for us, not we for it.
@@ -136,7 +152,9 @@ impl Sweeper {
                 && let Some(reason) = deadlines.verdict(connection, acked)
             {
                 match reason {
-                    CloseReason::IdleTimeout => send_away(&stream, connection, reason),
+                    // What it has asked is read when it is its turn.
+                    CloseReason::Overload if rustix::io::ioctl_fionread(&*stream).unwrap_or(0) > 0 => {}
+                    CloseReason::IdleTimeout | CloseReason::Overload => send_away(&stream, connection, reason),
                     _ => close(&stream, connection, reason),
                 }
             }
@@ -144,12 +162,38 @@ impl Sweeper {
         });
     }
 
-    /// Closes connections on which nothing is under way.
+    /// Closes up to `count` connections on which nothing is under way: those that have been idle for longest, and not those that
+    /// were served within the last second.
+    pub(super) fn close_longest_idle(&self, count: usize) {
+        let connections = self.connections.borrow();
+        let is_idle = |connection: &Connection| {
+            connection.doing() == Doing::Idle
+                && connection.is_idle()
+                && connection.doing_for() >= IDLE_MIN
+                && connection.closing.get().is_none()
+        };
+        let mut idle: Vec<_> = connections.iter().filter(|(_, connection)| is_idle(connection)).collect();
+        if idle.len() > count {
+            idle.select_nth_unstable_by_key(count, |(_, connection)| std::cmp::Reverse(connection.doing_for()));
+            idle.truncate(count);
+        }
+        for (stream, connection) in idle {
+            if let Some(stream) = stream.upgrade()
+                && rustix::io::ioctl_fionread(&*stream).unwrap_or(0) == 0
+            {
+                send_away(&stream, connection, CloseReason::ConnectionsFull);
+            }
+        }
+    }
+
+    /// Closes connections on which nothing is under way. Who has just connected, or sent what was not read yet, is about to be answered.
     pub(super) fn close_idle(&self) {
         for (stream, connection) in self.connections.borrow().iter() {
             if let Some(stream) = stream.upgrade()
                 && connection.is_idle()
+                && !connection.is_new()
                 && connection.closing.get().is_none()
+                && rustix::io::ioctl_fionread(&*stream).unwrap_or(0) == 0
             {
                 send_away(&stream, connection, CloseReason::Drain);
             }
@@ -202,6 +246,8 @@ mod tests {
     use crate::telemetry::metrics::Metrics;
 
     const DEADLINES: Deadlines = Deadlines {
+        idle_overloaded: 5_000,
+        overloaded: false,
         handshake: 5_000,
         header: 10_000,
         idle: 60_000,
@@ -213,7 +259,7 @@ mod tests {
     fn connection() -> (Rc<Connection>, Rc<Cell<u64>>) {
         let now = Rc::new(Cell::new(1_000_000));
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        (Connection::new(peer, Metrics::new(1).worker(0), Rc::clone(&now)), now)
+        (Connection::new((peer, 0), None, Metrics::new(1).worker(0), Rc::clone(&now)), now)
     }
 
     #[test]
@@ -238,6 +284,19 @@ mod tests {
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
         now.set(now.get() + 1);
         assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::HandshakeTimeout));
+    }
+
+    #[test]
+    fn who_says_nothing_goes_sooner_while_requests_are_refused() {
+        let (connection, now) = connection();
+        connection.begin(Doing::Idle);
+        now.set(now.get() + 5_001);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        let overloaded = DEADLINES.while_overloaded(true);
+        assert_eq!(overloaded.verdict(&connection, || 0), Some(CloseReason::Overload));
+        connection.begin(Doing::Responding);
+        now.set(now.get() + 5_001);
+        assert_eq!(overloaded.verdict(&connection, || 0), None, "what has begun goes on");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -18,71 +18,90 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::LocalOptions,
     sync::watch,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    task::{coop::unconstrained, yield_now},
+    time::{interval, sleep, sleep_until, timeout},
 };
 
 use super::{
     Config, KernelTls, Scheme,
+    clients::{Denied, Seat, prefix},
     connection::{Connection, Doing},
-    handler::Handler,
     http1::{Desk, Http1},
     http2,
+    overload::{Governor, PATIENCE, own_delay},
     secure::{Handed, NoSession, Secure},
     sweeper::{Deadlines, Sweeper},
+    terms::{self, Maker, Offered},
+    turns::{self, Turns, in_turn},
     wire::Plain,
 };
 use crate::{
+    health::QueueDelay,
     net::tls::{Established, Protocol, Server, Session, Version},
     storage::lost_pages,
-    sys::{Phase, phase::draining, socket},
-    telemetry::metrics::{CloseReason, Handshake, WorkerMetrics},
+    sys::{Phase, affinity::cpu_time_of_this_thread, phase::stopping, socket},
+    telemetry::metrics::{CloseReason, Handshake, Shed, WorkerMetrics},
 };
 
 /// How often deadlines are looked at.
 const SWEEP: Duration = Duration::from_millis(1000);
-/// How often the worker's idea of time moves on.
+/// How often the worker's idea of time moves on, and how long it has been kept waiting is looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while it is kept waiting.
+const CLOSE_TICK: Duration = Duration::from_millis(10);
 /// How much longer the kernel waits for a client that acknowledges nothing than the sweeper does.
 const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
+/// Time for which connections are accepted before the worker looks after the others, looked at after so many.
+const ACCEPT_TURN: Duration = Duration::from_micros(100);
+const ACCEPT_LOOK: u32 = 8;
+/// A client of whom more than this part of all connections wait for their turn gets no more of them.
+const CROWDS_MIN: usize = 4;
 /// Rest after the system has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Refused clients that are told so at the same time, per worker; further ones are just closed.
 const REFUSALS_MAX: usize = 64;
+/// Clients that are not taken in for who they are and told so at the same time, per worker; further ones are just closed.
+const DENIALS_MAX: usize = 16;
 /// Longest wait for a refused client to read why.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a worker needs.
 #[derive(Debug)]
 pub(super) struct Worker {
-    pub(super) config: Arc<Config>,
     pub(super) listeners: Vec<(StdListener, Scheme)>,
-    pub(super) handler: Handler,
+    /// What viewers are served by.
+    pub(super) offered: Offered,
+    pub(super) maker: Maker,
     pub(super) metrics: Arc<WorkerMetrics>,
     /// Connections of all workers.
     pub(super) open: Arc<AtomicUsize>,
-    pub(super) connections_max: usize,
     pub(super) phase: watch::Receiver<Phase>,
     /// TLS, where viewers are served by it.
     pub(super) tls: Option<Arc<Server>>,
-    /// Handshakes of this worker under way.
-    pub(super) handshakes_max: usize,
+    /// How many workers there are.
+    pub(super) workers: usize,
+    /// When time began, for all workers.
+    pub(super) epoch: Instant,
+    /// Grows as long as the worker turns.
+    pub(super) pulse: Arc<AtomicU64>,
 }
 
 /// What the tasks of a worker share.
 struct Shared {
-    config: Arc<Config>,
-    handler: Rc<Handler>,
     metrics: Arc<WorkerMetrics>,
     sweeper: Sweeper,
     desk: Rc<Desk>,
+    turns: Rc<Turns>,
     now_millis: Rc<Cell<u64>>,
     here: Cell<usize>,
     refusing: Cell<usize>,
     open: Arc<AtomicUsize>,
-    connections_max: usize,
     phase: watch::Receiver<Phase>,
     tls: Option<Arc<Server>>,
-    handshakes_max: usize,
+    workers: usize,
+    /// Clients being told why they are not taken in, of whom nobody else counts the connections.
+    denying: Cell<usize>,
+    pulse: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -102,22 +121,32 @@ impl Worker {
     }
 
     async fn serve(self) -> io::Result<()> {
+        let _own_ring = self.maker.residency.attend();
+        let Self { mut offered, maker, .. } = self;
+        let terms = offered.now();
+        let desk = Rc::new(Desk::new(maker.handler(&terms)));
+        offered.take_up(terms.number);
+        let following = tokio::task::spawn_local(terms::follow(offered, maker, Rc::clone(&desk)));
         let shared = Rc::new(Shared {
-            config: self.config,
-            handler: Rc::new(self.handler),
             metrics: self.metrics,
             sweeper: Sweeper::default(),
-            desk: Rc::default(),
+            desk,
+            turns: Rc::new(Turns::new()),
             now_millis: Rc::new(Cell::new(1)),
             here: Cell::new(0),
             refusing: Cell::new(0),
             open: self.open,
-            connections_max: self.connections_max,
             phase: self.phase,
             tls: self.tls,
-            handshakes_max: self.handshakes_max,
+            workers: self.workers,
+            denying: Cell::new(0),
+            pulse: self.pulse,
         });
-        let keeper = tokio::task::spawn_local(keep_time(Rc::clone(&shared)));
+        shared.now_millis.set(millis_since(self.epoch));
+        let desk = Rc::clone(&shared.desk);
+        let percent = move || desk.handler().config.newcomers_percent;
+        let caller = tokio::task::spawn_local(turns::call(Rc::clone(&shared.turns), percent));
+        let keeper = tokio::task::spawn_local(keep_time(Rc::clone(&shared), self.epoch));
         let mut accepting = Vec::new();
         for (listener, scheme) in self.listeners {
             listener.set_nonblocking(true)?;
@@ -125,40 +154,83 @@ impl Worker {
             accepting.push(tokio::task::spawn_local(accept(Rc::clone(&shared), listener, scheme)));
         }
         let mut phase = shared.phase.clone();
-        draining(&mut phase).await;
+        stopping(&mut phase).await;
         for task in accepting {
             task.abort();
         }
         shared.finish().await;
         keeper.abort();
+        caller.abort();
+        following.abort();
         Ok(())
     }
 }
 
 /// Moves the worker's coarse clock, and looks at deadlines.
-async fn keep_time(shared: Rc<Shared>) {
-    let begun = Instant::now();
-    let deadlines = Deadlines::new(&shared.config);
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut swept = 0;
+async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
+    let (mut swept, mut last) = (0, Instant::now());
+    // Of who goes first, and of who is called.
+    let (mut delay, mut called) = (QueueDelay::default(), QueueDelay::default());
+    let mut bound = shared.desk.handler().config.queue_delay_max;
+    let (mut governor, mut governor_of_called) = (Governor::new(bound), Governor::new(bound));
+    let runtime = tokio::runtime::Handle::current().metrics();
+    let mut busy = runtime.worker_total_busy_duration(0);
     loop {
-        ticks.tick().await;
-        let now = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        // What is late here waits in the queue in which requests wait: it is measured by waiting in it.
+        let due = last + if delay.is_felt() || called.is_felt() { CLOSE_TICK } else { TICK };
+        sleep_until(due.into()).await;
+        let at = Instant::now();
+        let (late, elapsed) = (at.saturating_duration_since(due), at - last);
+        let before = std::mem::replace(&mut busy, runtime.worker_total_busy_duration(0));
+        let worked = busy.saturating_sub(before);
+        let [late, late_called] = [late, shared.turns.wait_of_late()].map(|late| own_delay(late, elapsed, worked));
+        delay.add(late, elapsed);
+        called.add(late_called, elapsed);
+        let handler = shared.desk.handler();
+        if bound != handler.config.queue_delay_max {
+            bound = handler.config.queue_delay_max;
+            (governor, governor_of_called) = (Governor::new(bound), Governor::new(bound));
+        }
+        let (refused, refused_late) = (governor.look(late, elapsed), governor_of_called.look(late_called, elapsed));
+        handler.shedding.set((refused, refused_late));
+        shared
+            .metrics
+            .set_pressure(delay.average().max(called.average()), refused.newcomers.max(refused_late.newcomers));
+        shared.metrics.set_called_delay(called.average());
+        last = at;
+        let now = millis_since(epoch);
         shared.now_millis.set(now);
+        shared.pulse.fetch_add(1, Ordering::Relaxed);
         if u128::from(now - swept) >= SWEEP.as_millis() {
             swept = now;
-            shared.sweeper.sweep(&deadlines);
+            let deadlines = Deadlines::new(&handler.config);
+            shared.sweeper.sweep(&deadlines.while_overloaded(handler.shedding.is_on()));
+            shared.make_room(&handler.config);
             let waits = socket::disk_waits_of_this_thread();
             shared.metrics.set_disk_waits(waits.major_faults, waits.blocks_read);
+            shared.metrics.set_cpu_time(cpu_time_of_this_thread());
         }
     }
 }
 
+/// At least 1: zero stands for "never".
+fn millis_since(epoch: Instant) -> u64 {
+    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
 async fn accept(shared: Rc<Shared>, listener: TcpListener, scheme: Scheme) {
+    let (mut accepted, mut begun) = (0_u32, Instant::now());
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => shared.take(stream, peer, scheme),
+        // As many at once as have come, rather than as many as tokio has a task do: who is too much hears so at once.
+        match unconstrained(listener.accept()).await {
+            Ok((stream, peer)) => {
+                shared.take(stream, peer, scheme);
+                accepted += 1;
+                if accepted.is_multiple_of(ACCEPT_LOOK) && begun.elapsed() > ACCEPT_TURN {
+                    yield_now().await;
+                    begun = Instant::now();
+                }
+            }
             Err(err) => {
                 // A client that left in the queue is its own affair; without descriptors, asking again at once does not help.
                 if matches!(err.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) {
@@ -173,10 +245,22 @@ async fn accept(shared: Rc<Shared>, listener: TcpListener, scheme: Scheme) {
 
 impl Shared {
     fn take(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, scheme: Scheme) {
+        let handler = self.desk.handler();
+        // First: who is refused here takes no place from anybody.
+        let admitted = handler.clients.as_ref().map(|clients| clients.admit(peer.ip(), self.now_millis.get()));
+        let seat = match admitted.transpose() {
+            Ok(seat) => seat.flatten(),
+            Err(denied) => return self.deny(stream, peer, scheme, denied),
+        };
+        let networks = &handler.config.clients;
+        let prefix = prefix(peer.ip(), (networks.ipv4_prefix, networks.ipv6_prefix));
+        let most = handler.config.connections_max / CROWDS_MIN;
+        let crowd = self.turns.is_crowd(prefix, most, handler.config.queue_delay_max * PATIENCE);
+        let client = seat.as_ref().map(|seat| Arc::clone(&seat.client));
         let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let counted = Counted { shared: Rc::clone(self) };
+        let counted = Counted { shared: Rc::clone(self), seat };
         self.here.set(self.here.get() + 1);
-        if open >= self.connections_max {
+        if crowd || open >= handler.config.connections_max {
             self.metrics.refused();
             // A client of HTTPS could be told only after a handshake, which is what there is no room for.
             if self.refusing.get() < REFUSALS_MAX && scheme == Scheme::Http {
@@ -185,27 +269,53 @@ impl Shared {
             return;
         }
         self.metrics.accepted();
-        if let Err(err) = tune(&stream, &self.config) {
+        if let Err(err) = tune(&stream, &handler.config) {
             tracing::debug!(error = %err, "connection cannot be tuned");
         }
-        let connection = Connection::new(peer, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
+        let connection =
+            Connection::new((peer, prefix), client, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
         let stream = Rc::new(stream);
         self.sweeper.add(&stream, &connection);
         let shared = Rc::clone(self);
         // Two kinds of tasks: a plain connection does not pay for the size of the other's.
         match scheme {
-            Scheme::Http => self.spawn(counted, peer, async move { shared.serve_plain(stream, connection).await }),
-            Scheme::Https => self.spawn(counted, peer, async move { shared.serve_secure(stream, connection).await }),
+            Scheme::Http => self.spawn(counted, Rc::clone(&connection), shared.serve_plain(stream, connection)),
+            Scheme::Https => self.spawn(counted, Rc::clone(&connection), shared.serve_secure(stream, connection)),
+        }
+    }
+
+    /// Closes idle connections, the longest idle first, while nearly all that are allowed are open: as many of this worker's as it has of all.
+    fn make_room(&self, config: &Config) {
+        let (open, here) = (self.open.load(Ordering::Acquire), self.here.get());
+        let high = config.connections_max * usize::from(config.connections_percent) / 100;
+        if open > high && config.connections_percent < 100 {
+            self.sweeper.close_longest_idle(((open - high) * here).div_ceil(open));
+        }
+    }
+
+    /// Refuses a connection for who it is from: by HTTP as long as few are being told so, else by closing it.
+    fn deny(self: &Rc<Self>, stream: TcpStream, client: SocketAddr, scheme: Scheme, denied: Denied) {
+        tracing::debug!(%client, reason = denied.why.label(), "a connection is refused for who it is from");
+        self.metrics.client_denied(denied.why);
+        // A client of HTTPS could be told only after a handshake, which is worth more than what it asks for.
+        if scheme == Scheme::Http && self.denying.get() < DENIALS_MAX {
+            let shared = Rc::clone(self);
+            self.denying.set(self.denying.get() + 1);
+            tokio::task::spawn_local(async move {
+                tell(&stream, &denial(denied)).await;
+                shared.denying.set(shared.denying.get() - 1);
+            });
         }
     }
 
     fn spawn(
         self: &Rc<Self>,
         counted: Counted,
-        client: SocketAddr,
+        connection: Rc<Connection>,
         serving: impl Future<Output = io::Result<()>> + 'static,
     ) {
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, client) = (Arc::clone(&self.metrics), connection.peer);
+        let serving = in_turn(Rc::clone(&self.turns), connection, serving);
         tokio::task::spawn_local(async move {
             match AssertUnwindSafe(serving).catch_unwind().await {
                 Ok(Ok(())) => {}
@@ -225,34 +335,41 @@ impl Shared {
 
     async fn serve_plain(self: Rc<Self>, stream: Rc<TcpStream>, connection: Rc<Connection>) -> io::Result<()> {
         let wire = Plain::new(stream, Rc::clone(&connection));
-        Http1::new(wire, connection, Rc::clone(&self.handler), Rc::clone(&self.desk)).serve().await
+        Http1::new(wire, connection, Rc::clone(&self.desk)).serve().await
     }
 
     async fn serve_secure(self: Rc<Self>, stream: Rc<TcpStream>, connection: Rc<Connection>) -> io::Result<()> {
         let Some(server) = self.tls.as_ref() else { return Err(io::ErrorKind::Unsupported.into()) };
-        connection.set_handout_max(self.config.tls.write_buffer.0);
+        if self.desk.handler().shedding.refuses_handshake(&connection) {
+            self.metrics.shed(Shed::Handshake);
+            return Ok(());
+        }
+        let config = Arc::clone(&self.desk.handler().config);
+        let handshakes_max = config.tls.handshakes_max.div_ceil(self.workers);
+        connection.set_handout_max(config.tls.write_buffer.0);
         connection.secure.set(true);
         connection.begin(Doing::Handshake);
-        self.sweeper.begin_handshake(&stream, &connection, self.handshakes_max);
+        self.sweeper.begin_handshake(&stream, &connection, handshakes_max);
         let session = Session::new(Arc::clone(server));
-        let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, &self.config);
+        let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, &config);
         let shaken = wire.handshake().await;
         self.sweeper.end_handshake(&connection);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
         match shaken {
             Ok(Established { protocol: Protocol::Http1, .. }) => {
-                let (handler, desk) = (Rc::clone(&self.handler), Rc::clone(&self.desk));
-                if self.config.tls.kernel == KernelTls::Off {
-                    return Http1::new(wire, connection, handler, desk).serve().await;
+                let desk = Rc::clone(&self.desk);
+                if config.tls.kernel == KernelTls::Off {
+                    return Http1::new(wire, connection, desk).serve().await;
                 }
                 match wire.hand_over()? {
-                    Handed::Over(wire) => Box::pin(Http1::new(wire, connection, handler, desk).serve()).await,
-                    Handed::Kept(wire) => Box::pin(Http1::new(*wire, connection, handler, desk).serve()).await,
+                    Handed::Over(wire) => Box::pin(Http1::new(wire, connection, desk).serve()).await,
+                    Handed::Kept(wire) => Box::pin(Http1::new(*wire, connection, desk).serve()).await,
                 }
             }
             Ok(Established { protocol: Protocol::Http2, .. }) => {
                 // Boxed: nearly all clients speak the other, whose connections should not pay for the size of this.
-                Box::pin(http2::serve(wire, connection, Rc::clone(&self.handler), self.phase.clone())).await
+                let on = (Rc::clone(&self.desk), Rc::clone(&self.turns));
+                Box::pin(http2::serve(wire, connection, on, self.phase.clone())).await
             }
             Err(NoSession::Left) => Ok(()),
             Err(NoSession::Plaintext) => {
@@ -272,7 +389,7 @@ impl Shared {
     async fn finish(&self) {
         self.desk.draining.set(true);
         self.sweeper.close_idle();
-        let finished = timeout(self.config.drain_timeout, async {
+        let finished = timeout(self.desk.handler().config.drain_timeout, async {
             let mut ticks = interval(TICK);
             while self.here.get() > 0 {
                 ticks.tick().await;
@@ -289,6 +406,7 @@ impl Shared {
 /// A connection counts until this is dropped.
 struct Counted {
     shared: Rc<Shared>,
+    seat: Option<Seat>,
 }
 
 impl Drop for Counted {
@@ -296,6 +414,9 @@ impl Drop for Counted {
         self.shared.open.fetch_sub(1, Ordering::AcqRel);
         self.shared.here.set(self.shared.here.get() - 1);
         self.shared.metrics.ended();
+        if let Some(seat) = self.seat.take() {
+            seat.leave(self.shared.now_millis.get());
+        }
     }
 }
 
@@ -324,11 +445,28 @@ async fn refuse(shared: Rc<Shared>, stream: TcpStream, counted: Counted) {
     shared.refusing.set(shared.refusing.get() + 1);
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-        shared.config.retry_after.as_secs().max(1)
+        shared.desk.handler().config.retry_after.as_secs().max(1)
     );
     tell(&stream, &answer).await;
     shared.refusing.set(shared.refusing.get() - 1);
     drop(counted);
+}
+
+/// What is told to who is not taken in.
+fn denial(denied: Denied) -> String {
+    let (status, text, retry) = match denied.retry_after {
+        None => ("403 Forbidden", "your network is not served here\n", String::new()),
+        Some(seconds) => (
+            "429 Too Many Requests",
+            "too many connections or requests from your network, try again later\n",
+            format!("Retry-After: {seconds}\r\n"),
+        ),
+    };
+    format!(
+        "HTTP/1.1 {status}\r\n{retry}Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{text}",
+        text.len()
+    )
 }
 
 async fn tell(stream: &TcpStream, answer: &str) {

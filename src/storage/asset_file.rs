@@ -231,7 +231,8 @@ impl AssetFile {
         self.held.lock().close();
     }
 
-    pub(super) fn is_mapped(&self) -> bool {
+    /// Whether it is mapped. Takes no lock, and notes no use.
+    pub fn is_mapped(&self) -> bool {
         self.slot.load().is_some()
     }
 

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::asset::{BitRate, BlockSize, ByteCount};
+use crate::{
+    asset::{BitRate, BlockSize, ByteCount},
+    sys::sandbox::Reach,
+};
 
 /// Where bytes lie and how they are brought into memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +58,15 @@ pub enum EngineChoice {
     Uring,
     /// A pool of blocking threads.
     Threads,
+}
+
+impl Config {
+    /// The files that are used after the start: those below the volumes, which are made where they are missing.
+    pub fn reach(&self, reach: &mut Reach) {
+        for volume in &self.volumes {
+            reach.write_below(&volume.path);
+        }
+    }
 }
 
 impl Default for Config {

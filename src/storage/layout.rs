@@ -65,25 +65,29 @@ pub(super) fn assets_dir(root: &Path) -> PathBuf {
     root.join("assets")
 }
 
+/// Reads the identity of the volume at `root`, of which nothing is changed.
+///
+/// # Errors
+/// It cannot be read, is none, or of another format.
+pub fn read_identity(root: &Path) -> io::Result<Identity> {
+    let text = fs::read(root.join(IDENTITY_FILE))?;
+    let identity: Identity = serde_json::from_slice(&text)
+        .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, format!("{IDENTITY_FILE} cannot be read: {err}")))?;
+    if identity.format != FORMAT {
+        let what = format!("{IDENTITY_FILE} says format {}, this version reads {FORMAT}", identity.format);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    Ok(identity)
+}
+
 /// Reads the identity of the volume at `root`, or makes a volume there.
 ///
 /// # Errors
 /// The directory cannot be read or written, or holds a volume of another format.
 pub(super) fn open_or_create(root: &Path, block_size: u64) -> io::Result<Identity> {
-    let path = root.join(IDENTITY_FILE);
-    match fs::read(&path) {
-        Ok(text) => {
-            let identity: Identity = serde_json::from_slice(&text).map_err(|err| {
-                io::Error::new(io::ErrorKind::InvalidData, format!("{IDENTITY_FILE} cannot be read: {err}"))
-            })?;
-            if identity.format != FORMAT {
-                let what = format!("{IDENTITY_FILE} says format {}, this version reads {FORMAT}", identity.format);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-            }
-            Ok(identity)
-        }
-        Err(err) if err.kind() == io::ErrorKind::NotFound => create(root, &path, block_size),
-        Err(err) => Err(err),
+    match read_identity(root) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => create(root, &root.join(IDENTITY_FILE), block_size),
+        read => read,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Pages of mapped files that are gone: somebody cut a file short from outside, or its disk fails after the pages were found in memory.
 //!
 //! Reading such a page raises SIGBUS, which ends the process and with it every response. On threads that ask for it, a page of zeros takes
-//! the place of the one that is gone, and what happened is written down: whoever has read since must not send what it read.
+//! the place of the one that is gone, and what happened is written down, before anybody can read them: who has read must not send what it
+//! read if [`hold`] says so.
 
 #![expect(unsafe_code, reason = "handling a signal, and mapping a page where one is missing, have no safe interface")]
 
@@ -28,7 +29,7 @@ thread_local! {
 }
 
 /// From now on, a page that is gone does not end the process when this thread reads it. For threads that read no other mappings than those
-/// of asset files, and look at [`count`] before they send what they have read.
+/// of asset files, and ask [`hold`] or look at [`count`] before they send what they have read.
 ///
 /// # Errors
 /// As of `sigaction(2)`.
@@ -43,6 +44,12 @@ pub fn survive_on_this_thread() -> io::Result<()> {
 /// How many pages were found gone. Where it grows between reading and sending, what was read may be zeros in place of an asset.
 pub fn count() -> u64 {
     FAULTS.load(Ordering::Acquire)
+}
+
+/// Whether `bytes` lie on a page that was replaced, so that what was read of them may be zeros in place of an asset. Reads none of them.
+pub fn hold(bytes: &[u8]) -> bool {
+    let base = bytes.as_ptr().addr();
+    count() > 0 && !bytes.is_empty() && lie_in(&(base..base + bytes.len()))
 }
 
 /// Whether one of the addresses is on a page that was replaced.

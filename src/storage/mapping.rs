@@ -34,6 +34,8 @@ pub struct Mapping {
     map: Mmap,
     /// When each stretch of [`STRETCH`] bytes was last looked at as a whole, and what was found.
     looks: Box<[Look]>,
+    /// Where bytes were last found not to be in memory, and when: who asks whether he may send asks again on his way to wait for them.
+    cold: AtomicU64,
     file: File,
     space: Arc<Space>,
     _open: OpenCount,
@@ -55,7 +57,7 @@ impl Mapping {
         // a file from outside makes reads fail: with a code where they populate, and else as `lost_pages` has it.
         let map = unsafe { MmapOptions::new().len(len).map(&file)? };
         let looks = (0..len.div_ceil(STRETCH)).map(|_| Look::default()).collect();
-        Ok(Self { map, looks, file, space, _open: open })
+        Ok(Self { map, looks, cold: AtomicU64::new(0), file, space, _open: open })
     }
 
     /// Bytes mapped.
@@ -113,8 +115,13 @@ impl Mapping {
         if self.looks[stretches.clone()].iter().all(|look| look.is_good(now, trust)) {
             return true;
         }
+        let cold = found_cold(range.start, now);
+        if self.cold.load(Ordering::Relaxed) == cold {
+            return false;
+        }
         // Behind the end of a file that somebody cut short, the last page holds zeros.
         if self.is_cut() || !self.is_in_memory(range) {
+            self.cold.store(cold, Ordering::Relaxed);
             return false;
         }
         // What is in demand now will be again: the stretches around it are looked at once for all who come within that time.
@@ -122,7 +129,8 @@ impl Mapping {
             let look = &self.looks[stretch];
             if look.is_old(now, trust) {
                 let whole = stretch * STRETCH..((stretch + 1) * STRETCH).min(self.map.len());
-                look.note(now, self.is_in_memory(&whole));
+                let asked = range.start <= whole.start && whole.end <= range.end;
+                look.note(now, asked || self.is_in_memory(&whole));
             }
         }
         true
@@ -158,6 +166,11 @@ impl Drop for Mapping {
             lost_pages::forget(&self.addresses(&(0..self.map.len())));
         }
     }
+}
+
+/// A place and a millisecond as one number, never 0. Two places that share it cost a read of what is there already, no more.
+fn found_cold(start: usize, now: u64) -> u64 {
+    now << 24 | (start as u64 >> 12) & 0xff_ffff
 }
 
 /// When a stretch was last looked at, in milliseconds of the coarse clock, and in the lowest bit whether all of it was in memory.
@@ -362,5 +375,55 @@ mod tests {
                 "piece {at}: a fault reads as far around itself as the device's read-ahead goes"
             );
         }
+    }
+
+    /// Cuts the file short under bytes that were found resident, and reads them on a thread that survives.
+    fn read_behind_a_new_end(mapping: &Arc<Mapping>, dir: &std::path::Path, survives: bool) -> Bytes {
+        let bytes = ColdSlice { mapping: Arc::clone(mapping), range: 0..2 * STRETCH }.into_bytes();
+        let file = File::options().write(true).open(dir.join("asset")).expect("opened");
+        file.set_len(STRETCH as u64).expect("cut short");
+        let read = move || {
+            if survives {
+                lost_pages::survive_on_this_thread().expect("a handler");
+            }
+            assert!(bytes[..STRETCH].iter().all(|byte| *byte == 7), "what is left is as it was");
+            assert!(bytes[STRETCH..].iter().all(|byte| *byte == 0), "what is gone reads as zeros");
+            bytes
+        };
+        std::thread::spawn(read).join().expect("it lives")
+    }
+
+    #[test]
+    fn a_page_that_is_gone_is_read_as_zeros_and_known_for_it() {
+        let (dir, other) = (tempfile::tempdir().expect("a scratch folder"), tempfile::tempdir().expect("another"));
+        let (mapping, intact) = (Arc::new(mapped(dir.path())), mapped(other.path()));
+        assert!(!mapping.is_damaged(&(0..LEN)));
+        let before = lost_pages::count();
+        let bytes = read_behind_a_new_end(&mapping, dir.path(), true);
+        assert!(lost_pages::count() - before >= (STRETCH / 4096) as u64, "each page raised a signal");
+        assert!(lost_pages::hold(&bytes) && lost_pages::hold(&bytes[STRETCH + 5000..STRETCH + 5001]));
+        assert!(!lost_pages::hold(&bytes[..STRETCH]), "what is left can be sent");
+        assert!(!lost_pages::hold(&intact.map[..]), "other files are none the worse");
+        assert!(mapping.is_damaged(&(STRETCH..STRETCH + 1)) && !intact.is_damaged(&(0..LEN)));
+        let addresses = mapping.addresses(&(0..LEN));
+        drop((bytes, mapping));
+        assert!(!lost_pages::lie_in(&addresses), "other files may be mapped there");
+    }
+
+    /// What the next test is about; it ends its process.
+    #[test]
+    #[ignore = "is run by the next test in a process of its own"]
+    fn death_by_a_page_that_is_gone() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        read_behind_a_new_end(&Arc::new(mapped(dir.path())), dir.path(), false);
+    }
+
+    #[test]
+    fn without_the_handler_the_process_ends() {
+        use std::os::unix::process::ExitStatusExt;
+        let own = std::env::current_exe().expect("this test");
+        let name = "storage::mapping::tests::death_by_a_page_that_is_gone";
+        let output = std::process::Command::new(own).args(["--exact", name, "--ignored"]).output().expect("it runs");
+        assert_eq!(output.status.signal(), Some(libc::SIGBUS), "{}", String::from_utf8_lossy(&output.stdout));
     }
 }

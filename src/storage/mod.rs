@@ -18,7 +18,7 @@ mod volume;
 pub use asset_file::{AssetFile, HasFile};
 pub use config::{Config, EngineChoice, VolumeConfig};
 pub use disk::{Disk, RealDisk, is_shortage};
-pub use layout::{FileName, Identity};
+pub use layout::{FileName, Identity, read_identity};
 pub use mapping::{ColdSlice, Mapping};
 pub use mappings::{Mappings, MappingsFull};
 pub use residency::{ReadError, Residency};

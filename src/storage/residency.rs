@@ -23,7 +23,7 @@ use super::{
     Config, EngineChoice,
     mapping::{ColdSlice, Populating},
 };
-use crate::sys::uring::Ring;
+use crate::sys::uring::{Attendance, Ring};
 
 /// Reads cold windows, at most so many at once.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ pub struct Residency {
     engine: Engine,
     trust: Duration,
     slots: Arc<Semaphore>,
+    slots_max: usize,
     waits: AtomicU64,
     wait_micros: AtomicU64,
     prefetches: AtomicU64,
@@ -76,6 +77,7 @@ impl Residency {
             engine,
             trust: config.residency_trust,
             slots: Arc::new(Semaphore::new(config.cold_reads_max)),
+            slots_max: config.cold_reads_max,
             waits: AtomicU64::new(0),
             wait_micros: AtomicU64::new(0),
             prefetches: AtomicU64::new(0),
@@ -88,6 +90,15 @@ impl Residency {
             Engine::Uring(_) => "io_uring",
             Engine::Threads => "threads",
         }
+    }
+
+    /// Gives the calling thread, a delivery worker within its runtime, a ring of its own, where rings are what reads: its reads end in its
+    /// own loop, without another thread. `None` where it goes on with what all share.
+    pub fn attend(&self) -> Option<Attendance> {
+        let Engine::Uring(_) = &self.engine else { return None };
+        Ring::attend(self.slots_max)
+            .inspect_err(|err| tracing::info!(reason = %err, "a worker has no io_uring of its own; it shares one"))
+            .ok()
     }
 
     /// Slices somebody had to wait for, and the microseconds they waited in all.

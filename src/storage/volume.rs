@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -28,7 +29,7 @@ pub struct Volume {
     identity: layout::Identity,
     root: PathBuf,
     block_size: BlockSize,
-    capacity: u64,
+    capacity: AtomicU64,
     /// Bytes of blocks reserved on the disk, those of evicted files that leases still hold included.
     used: AtomicU64,
     /// The part of `used` that belongs to evicted files and comes back when their last lease goes.
@@ -39,8 +40,18 @@ pub struct Volume {
     read_errors: AtomicU32,
     read_errors_max: u32,
     device: u64,
+    probing: Mutex<Probing>,
     disk: Arc<dyn Disk>,
     _lock: File,
+}
+
+/// What probes have found.
+#[derive(Debug, Default)]
+struct Probing {
+    /// Begin of the one that is under way.
+    begun: Option<Instant>,
+    took: Option<Duration>,
+    free_percent: Option<f64>,
 }
 
 /// Whether a volume is in use.
@@ -149,7 +160,7 @@ impl Volume {
             identity,
             root,
             block_size: storage.block_size,
-            capacity: config.capacity.0,
+            capacity: AtomicU64::new(config.capacity.0),
             used: AtomicU64::new(0),
             leaving: AtomicU64::new(0),
             room_wanted: AtomicBool::new(false),
@@ -158,6 +169,7 @@ impl Volume {
             read_errors: AtomicU32::new(0),
             read_errors_max: storage.read_errors_max,
             device,
+            probing: Mutex::default(),
             disk,
             _lock: lock,
         }))
@@ -195,7 +207,12 @@ impl Volume {
 
     /// Bytes it may hold.
     pub fn capacity(&self) -> u64 {
-        self.capacity
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many bytes of assets it may hold. Where it holds more, they are evicted.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.capacity.store(bytes, Ordering::Relaxed);
     }
 
     /// Bytes reserved, those of evicted files that leases still hold included.
@@ -243,7 +260,7 @@ impl Volume {
     pub fn take_space(&self, bytes: u64) -> Result<(), SpaceError> {
         self.used
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
-                used.checked_add(bytes).filter(|sum| *sum <= self.capacity)
+                used.checked_add(bytes).filter(|sum| *sum <= self.capacity())
             })
             .map(drop)
             .map_err(|_| SpaceError::Full)
@@ -269,11 +286,43 @@ impl Volume {
         self.room_wanted.swap(false, Ordering::AcqRel)
     }
 
+    /// How long the disk took for the last probe, or has been taking for the present one, whichever is longer.
+    pub fn probe_time(&self) -> Option<Duration> {
+        let probing = self.probing.lock();
+        probing.took.max(probing.begun.map(|begun| begun.elapsed()))
+    }
+
+    /// Percent of its file system that is free, as of the last probe.
+    pub fn free_percent(&self) -> Option<f64> {
+        self.probing.lock().free_percent
+    }
+
+    /// The number of the device it lies on (`st_dev`).
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// As [`Volume::probe_unseen`], and notes how long it took and how much room there is.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn probe(&self) -> Result<(), VolumeFailure> {
+        let begun = Instant::now();
+        self.probing.lock().begun = Some(begun);
+        let probed = self.probe_unseen();
+        let room = rustix::fs::statvfs(&self.root).ok().filter(|room| room.f_blocks > 0);
+        let mut probing = self.probing.lock();
+        probing.begun = None;
+        probing.took = Some(begun.elapsed());
+        probing.free_percent = room.map(|room| room.f_bavail as f64 * 100.0 / room.f_blocks as f64);
+        probed
+    }
+
     /// Writes, syncs and reads back a small file, and looks whether the directory is still the one that was opened.
     ///
     /// # Errors
     /// What is wrong with the volume. Blocks for as long as the disk does.
-    pub fn probe(&self) -> Result<(), VolumeFailure> {
+    fn probe_unseen(&self) -> Result<(), VolumeFailure> {
         let device = std::fs::metadata(self.root.join("lock")).map(|meta| meta.dev());
         if device.ok() != Some(self.device) {
             return Err(VolumeFailure::Gone);
@@ -285,7 +334,7 @@ impl Volume {
                 other => other?,
             };
             let mut back = [0_u8; 8];
-            self.disk.write_at(&file, b"oca-live", 0)?;
+            self.disk.write_at(&file, &[b"oca-live"], 0)?;
             self.disk.sync_data(&file)?;
             self.disk.read_at(&file, &mut back, 0)?;
             Ok(&back == b"oca-live")

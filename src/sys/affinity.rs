@@ -16,3 +16,9 @@ pub fn pin_to(core: usize) {
         tracing::debug!(core, error = %err, "worker is not pinned");
     }
 }
+
+/// Time that the calling thread has computed (`CLOCK_THREAD_CPUTIME_ID`).
+pub fn cpu_time_of_this_thread() -> std::time::Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    std::time::Duration::try_from(time).unwrap_or_default()
+}

@@ -1,11 +1,16 @@
-//! The machine below: time, phases of a life, cores, what the kernel knows of a socket, and the ring to the kernel.
+//! The machine below: time, phases of a life, cores and who gives way on them, what the kernel knows of a socket, files that change, the ring to the kernel, and
+//! what this process may still do.
 
 pub mod affinity;
 pub mod clock;
 pub mod kernel_tls;
 pub mod phase;
+pub mod priority;
+pub mod sandbox;
 pub mod socket;
+pub mod stamp;
 pub mod uring;
 
 pub use clock::Clock;
 pub use phase::{Phase, PhaseCell};
+pub use stamp::{Stamp, Watch, stamp};

@@ -1,12 +1,31 @@
 //! What the kernel knows of a socket and no safe interface tells.
 
-#![expect(unsafe_code, reason = "the ioctls for a socket's queues and RUSAGE_THREAD have no safe interface")]
+#![expect(
+    unsafe_code,
+    reason = "the ioctls for a socket's queues, RUSAGE_THREAD and descriptors that a parent has left open have no safe interface"
+)]
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
+
+/// The descriptors that the service manager has left open for this process (`sd_listen_fds(3)`), once a process: later calls give none.
+///
+/// # Errors
+/// What the environment says of them is not so.
+pub fn inherited() -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        return Ok(Vec::new());
+    }
+    let descriptors = sd_notify::listen_fds()?;
+    // SAFETY: each is open, as `listen_fds` has just found by setting a flag on it; the environment says that they were left for this very
+    // process, which has no other owner for them, and `TAKEN` that nobody was given them before.
+    Ok(descriptors.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }).collect())
+}
 
 /// Bytes handed to the kernel that the peer has not acknowledged yet (`SIOCOUTQ`, `tcp(7)`).
 ///

@@ -1,7 +1,8 @@
 //! The io_uring that brings cold pages into memory without stopping the thread that asks.
 //!
-//! One ring for the process. Whoever wants pages submits (`io_uring_enter` returns at once: the kernel's worker threads do the
-//! faulting); one thread of ours waits for completions and wakes the tasks. Nothing here reads or writes file data itself.
+//! Whoever wants pages submits (`io_uring_enter` returns at once: the kernel's worker threads do the faulting). A delivery worker has a
+//! ring of its own, whose completions its own loop takes ([`Ring::attend`]): no other thread wakes in between. Everybody else shares one
+//! ring, whose thread waits for completions and wakes the tasks. Nothing here reads or writes file data itself.
 
 #![expect(
     unsafe_code,
@@ -9,7 +10,10 @@
 )]
 
 use std::{
+    cell::RefCell,
     io,
+    marker::PhantomData,
+    os::fd::{AsRawFd, RawFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +23,11 @@ use std::{
 
 use io_uring::{IoUring, Probe, opcode, squeue};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+    task::AbortHandle,
+};
 
 /// `MADV_POPULATE_READ`: populate page tables for reading, faulting in all pages, errors as a code (`madvise(2)`, Linux 5.14).
 const MADV_POPULATE_READ: i32 = 22;
@@ -28,11 +36,42 @@ const STOP: u64 = 0;
 /// User data of advice, whose outcome is of no interest; no allocation has this address either.
 const ADVICE: u64 = 1;
 
+thread_local! {
+    /// The ring whose completions the loop of this thread takes.
+    static ATTENDED: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
+}
+
 /// A ring and the thread that waits on it.
 #[derive(Debug)]
 pub struct Ring {
     shared: Arc<Shared>,
     waiter: Option<JoinHandle<()>>,
+}
+
+/// As long as it lives, what its thread submits goes through a ring of that thread. Reads that are under way when it is dropped keep
+/// their memory for ever: nobody is left to hear of them.
+#[derive(Debug)]
+pub struct Attendance {
+    task: AbortHandle,
+    /// It is this thread's.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.task.abort();
+        ATTENDED.set(None);
+    }
+}
+
+/// A ring as something that becomes readable.
+#[derive(Debug)]
+struct Readable(Arc<Shared>);
+
+impl AsRawFd for Readable {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.ring.as_raw_fd()
+    }
 }
 
 struct Shared {
@@ -77,30 +116,33 @@ impl Ring {
     /// The kernel has no io_uring, forbids it, or lacks `IORING_OP_MADVISE` (before Linux 5.6) or `MADV_POPULATE_READ`
     /// (before 5.14).
     pub fn new(in_flight_max: usize) -> io::Result<Self> {
-        let entries = u32::try_from(in_flight_max.clamp(8, 4096).next_power_of_two()).unwrap_or(4096);
-        let ring = IoUring::builder().setup_cqsize(entries * 2).build(entries)?;
-        let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        if !probe.is_supported(opcode::Madvise::CODE) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring has no IORING_OP_MADVISE"));
-        }
-        let mut advice = squeue::Flags::IO_HARDLINK;
-        // Where the kernel can spare our thread the news of it (Linux 5.17).
-        if ring.params().is_feature_skip_cqe_on_success() {
-            advice |= squeue::Flags::SKIP_SUCCESS;
-        }
-        let shared = Arc::new(Shared {
-            ring,
-            submission: Mutex::new(()),
-            stopped: AtomicBool::new(false),
-            page_bytes: rustix::param::page_size(),
-            advice,
-        });
+        let shared = Arc::new(Shared::new(in_flight_max)?);
         let waiter = std::thread::Builder::new().name("oca-uring".into()).spawn({
             let shared = Arc::clone(&shared);
             move || shared.wait_for_completions()
         })?;
         Ok(Self { shared, waiter: Some(waiter) })
+    }
+
+    /// Gives the calling thread, which is within a local runtime (one that keeps all its tasks on one thread), a ring of its own for up to
+    /// `in_flight_max` reads, whose completions that runtime takes.
+    ///
+    /// # Errors
+    /// As of [`Ring::new`]; what the thread submits goes through the shared ring then, as before.
+    pub fn attend(in_flight_max: usize) -> io::Result<Attendance> {
+        let shared = Arc::new(Shared::new(in_flight_max)?);
+        let readable = Readable(Arc::clone(&shared));
+        // SAFETY: the descriptor is the ring's, which `Readable` keeps and never changes, so it is open until after it is deregistered.
+        let readable = unsafe { AsyncFd::register_with_interest(readable, Interest::READABLE)? };
+        let task = tokio::task::spawn_local(async move {
+            while let Ok(mut ready) = readable.readable().await {
+                // Before looking: what completes from here on is another edge.
+                ready.clear_ready();
+                readable.get_ref().0.take_completions();
+            }
+        });
+        ATTENDED.set(Some(shared));
+        Ok(Attendance { task: task.abort_handle(), _not_send: PhantomData })
     }
 
     /// Brings the pages of `keep` into memory. `keep` is given back with the outcome; it stays alive in the kernel's hands even
@@ -112,8 +154,17 @@ impl Ring {
     where
         K: AsRef<[u8]> + Send + 'static,
     {
+        ATTENDED.with_borrow(|attended| attended.as_ref().unwrap_or(&self.shared).populate_read(keep))
+    }
+}
+
+impl Shared {
+    fn populate_read<K>(&self, keep: K) -> io::Result<oneshot::Receiver<(K, io::Result<()>)>>
+    where
+        K: AsRef<[u8]> + Send + 'static,
+    {
         let bytes = keep.as_ref();
-        let into_page = bytes.as_ptr().addr() % self.shared.page_bytes;
+        let into_page = bytes.as_ptr().addr() % self.page_bytes;
         let start = bytes.as_ptr().wrapping_sub(into_page);
         let len = i64::try_from(bytes.len() + into_page).map_err(|_| io::ErrorKind::InvalidInput)?;
         let (done, outcome) = oneshot::channel();
@@ -123,7 +174,7 @@ impl Ring {
         // bytes for each one wanted were seen. Advice reads what it names; populating then waits for that.
         let advice = opcode::Madvise::new(start.cast(), len, libc::MADV_WILLNEED).build().user_data(ADVICE);
         let populate = opcode::Madvise::new(start.cast(), len, MADV_POPULATE_READ).build().user_data(user_data);
-        if let Err(err) = self.shared.submit(&[advice.flags(self.shared.advice), populate]) {
+        if let Err(err) = self.submit(&[advice.flags(self.advice), populate]) {
             // SAFETY: the entry was not taken, so the pointer made above is still ours alone.
             drop(unsafe { reclaim(user_data) });
             return Err(err);
@@ -142,6 +193,28 @@ unsafe fn reclaim(user_data: u64) -> Box<Box<dyn Completion>> {
 }
 
 impl Shared {
+    fn new(in_flight_max: usize) -> io::Result<Self> {
+        let entries = u32::try_from(in_flight_max.clamp(8, 4096).next_power_of_two()).unwrap_or(4096);
+        let ring = IoUring::builder().setup_cqsize(entries * 2).build(entries)?;
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::Madvise::CODE) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring has no IORING_OP_MADVISE"));
+        }
+        let mut advice = squeue::Flags::IO_HARDLINK;
+        // Where the kernel can spare our thread the news of it (Linux 5.17).
+        if ring.params().is_feature_skip_cqe_on_success() {
+            advice |= squeue::Flags::SKIP_SUCCESS;
+        }
+        Ok(Self {
+            ring,
+            submission: Mutex::new(()),
+            stopped: AtomicBool::new(false),
+            page_bytes: rustix::param::page_size(),
+            advice,
+        })
+    }
+
     /// Submits all of `entries` or none.
     fn submit(&self, entries: &[squeue::Entry]) -> io::Result<()> {
         let _one_producer = self.submission.lock();
@@ -179,17 +252,22 @@ impl Shared {
                 // Whatever it is, asking again at once would only burn a core.
                 std::thread::park_timeout(std::time::Duration::from_millis(100));
             }
-            // SAFETY: only this thread ever makes a completion queue, and only one at a time.
-            let completions = unsafe { self.ring.completion_shared() };
-            for completion in completions {
-                if matches!(completion.user_data(), STOP | ADVICE) {
-                    continue;
-                }
-                // SAFETY: user data other than these comes from `populate_read`, and each completion is seen once.
-                let pending = unsafe { reclaim(completion.user_data()) };
-                let result = completion.result();
-                pending.complete(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
+            self.take_completions();
+        }
+    }
+
+    /// Tells who waits for what has ended. For the one thread that waits on this ring.
+    fn take_completions(&self) {
+        // SAFETY: only the ring's thread, or the one task that attends it, makes a completion queue, and only one at a time.
+        let completions = unsafe { self.ring.completion_shared() };
+        for completion in completions {
+            if matches!(completion.user_data(), STOP | ADVICE) {
+                continue;
             }
+            // SAFETY: user data other than these comes from `populate_read`, and each completion is seen once.
+            let pending = unsafe { reclaim(completion.user_data()) };
+            let result = completion.result();
+            pending.complete(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
         }
     }
 }
@@ -220,6 +298,29 @@ mod tests {
         let (buffer, result) = outcome.blocking_recv().expect("completed");
         result.expect("populated");
         assert_eq!(buffer.len(), 100_000);
+    }
+
+    #[test]
+    fn a_thread_with_a_ring_of_its_own_takes_its_completions_itself() {
+        let Ok(ring) = Ring::new(8) else { return };
+        // Nobody waits for what the shared ring completes, so whatever comes back came through the other one.
+        ring.shared.stopped.store(true, Ordering::Release);
+        ring.shared.submit(&[opcode::Nop::new().build().user_data(STOP)]).expect("submitted");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build_local(tokio::runtime::LocalOptions::default())
+            .expect("a runtime");
+        runtime.block_on(async {
+            let attendance = Ring::attend(8).expect("as the other one");
+            let reads: Vec<_> = (0..6).map(|_| ring.populate_read(vec![7_u8; 100_000]).expect("submitted")).collect();
+            for read in reads {
+                let (buffer, result) = read.await.expect("completed");
+                result.expect("populated");
+                assert_eq!(buffer.len(), 100_000);
+            }
+            drop(attendance);
+            ATTENDED.with_borrow(|attended| assert!(attended.is_none(), "the shared one is used again"));
+        });
     }
 
     #[test]

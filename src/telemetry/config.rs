@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::sys::sandbox::Reach;
+
 /// Logs and the access log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -40,6 +42,15 @@ pub enum AccessFormat {
     Json,
     /// NCSA combined log format.
     Combined,
+}
+
+impl Config {
+    /// The files that are used after the start: the access log, which is opened anew when it was rotated.
+    pub fn reach(&self, reach: &mut Reach) {
+        if let Some(path) = &self.access.path {
+            reach.write_file(path);
+        }
+    }
 }
 
 impl Default for Config {

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+pub use super::sent_away::{CloseReason, Shed, Waits};
+
 /// A count that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -95,53 +97,6 @@ pub enum SendPath {
     Copied,
     /// By TLS.
     Encrypted,
-}
-
-/// Why the appliance ended a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The request's head was not there in time.
-    HeaderTimeout,
-    /// No further request came.
-    IdleTimeout,
-    /// The client took nothing.
-    Stalled,
-    /// The client took too little.
-    TooSlow,
-    /// The appliance is draining.
-    Drain,
-    /// The handshake of TLS was not over in time.
-    HandshakeTimeout,
-    /// More handshakes were under way than are allowed, and this was the oldest.
-    HandshakesMax,
-    /// A client of HTTP/2 sent more frames than its responses account for.
-    Flood,
-}
-
-impl CloseReason {
-    pub(super) const ALL: [Self; 8] = [
-        Self::HeaderTimeout,
-        Self::IdleTimeout,
-        Self::Stalled,
-        Self::TooSlow,
-        Self::Drain,
-        Self::HandshakeTimeout,
-        Self::HandshakesMax,
-        Self::Flood,
-    ];
-
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::HeaderTimeout => "header_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::Stalled => "stalled",
-            Self::TooSlow => "too_slow",
-            Self::Drain => "drain",
-            Self::HandshakeTimeout => "handshake_timeout",
-            Self::HandshakesMax => "handshakes_max",
-            Self::Flood => "flood",
-        }
-    }
 }
 
 /// How a handshake of TLS ended.
@@ -281,9 +236,63 @@ impl Denial {
     }
 }
 
+/// Why a request to the admin listener was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminDenial {
+    /// It had no credential.
+    Missing,
+    /// Its credential was wrong.
+    Wrong,
+    /// It named a host that the listener does not go by.
+    Host,
+    /// A page of another site had made a browser send it.
+    CrossSite,
+    /// Its handshake of TLS failed.
+    Handshake,
+}
+
+impl AdminDenial {
+    pub(super) const ALL: [Self; 5] = [Self::Missing, Self::Wrong, Self::Host, Self::CrossSite, Self::Handshake];
+
+    /// Label in metrics and the log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Wrong => "wrong",
+            Self::Host => "host",
+            Self::CrossSite => "cross_site",
+            Self::Handshake => "handshake",
+        }
+    }
+}
+
+/// Why a viewer's connection or request was not taken in, by who it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientDenial {
+    /// Its network is not served.
+    Network,
+    /// Its client has as many connections as are allowed.
+    Connections,
+    /// Its client asks for more than is allowed.
+    Requests,
+}
+
+impl ClientDenial {
+    pub(super) const ALL: [Self; 3] = [Self::Network, Self::Connections, Self::Requests];
+
+    /// Label in metrics and the access log.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Connections => "connections",
+            Self::Requests => "requests",
+        }
+    }
+}
+
 /// Statuses that are counted one by one; the others as "other".
-pub(super) const STATUSES: [u16; 18] =
-    [200, 204, 206, 304, 400, 401, 403, 404, 405, 410, 412, 414, 416, 431, 500, 502, 503, 504];
+pub(super) const STATUSES: [u16; 19] =
+    [200, 204, 206, 304, 400, 401, 403, 404, 405, 410, 412, 414, 416, 429, 431, 500, 502, 503, 504];
 
 /// Upper bounds of the first-byte histogram, in microseconds.
 pub(super) const FIRST_BYTE_BOUNDS: [u64; 14] =
@@ -295,7 +304,8 @@ pub(super) const FIRST_BYTE_BOUNDS: [u64; 14] =
 pub struct WorkerMetrics {
     pub(super) statuses: [Cell; STATUSES.len() + 1],
     pub(super) outcomes: [Cell; CacheOutcome::ALL.len()],
-    pub(super) first_byte: [Cell; FIRST_BYTE_BOUNDS.len() + 1],
+    /// Of what had to be fetched, and of hits.
+    pub(super) first_byte: [[Cell; FIRST_BYTE_BOUNDS.len() + 1]; 2],
     pub(super) first_byte_micros: Cell,
     pub(super) sendfile_bytes: Cell,
     pub(super) copied_bytes: Cell,
@@ -308,12 +318,19 @@ pub struct WorkerMetrics {
     pub(super) closed: [Cell; CloseReason::ALL.len()],
     pub(super) denials: [Cell; Denial::ALL.len()],
     pub(super) verifications: Cell,
+    pub(super) client_denials: [Cell; ClientDenial::ALL.len()],
     pub(super) panics: Cell,
     pub(super) cuts: Cell,
     pub(super) abandoned: Cell,
     pub(super) hits_at_once: Cell,
     pub(super) accept_failures: Cell,
     pub(super) connection_errors: Cell,
+    pub(super) shed: [Cell; Shed::ALL.len()],
+    pub(super) waits: [Cell; Waits::ALL.len()],
+    pub(super) called_delay_micros: AtomicU64,
+    pub(super) cpu_micros: AtomicU64,
+    pub(super) queue_delay_micros: AtomicU64,
+    pub(super) shed_permille: AtomicU64,
     pub(super) major_faults: AtomicU64,
     pub(super) blocks_read: AtomicU64,
 }
@@ -326,8 +343,13 @@ impl WorkerMetrics {
         self.outcomes[outcome as usize].add(1);
         let micros = u64::try_from(first_byte.as_micros()).unwrap_or(u64::MAX);
         let bucket = FIRST_BYTE_BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(FIRST_BYTE_BOUNDS.len());
-        self.first_byte[bucket].add(1);
+        self.first_byte[usize::from(outcome == CacheOutcome::Hit)][bucket].add(1);
         self.first_byte_micros.add(micros);
+    }
+
+    /// All bytes handed to the kernel.
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sendfile_bytes.value() + self.copied_bytes.value() + self.encrypted_bytes.value()
     }
 
     /// Bytes were handed to the kernel.
@@ -374,6 +396,11 @@ impl WorkerMetrics {
         self.denials[why as usize].add(1);
     }
 
+    /// A connection or a request was refused for who it is from.
+    pub fn client_denied(&self, why: ClientDenial) {
+        self.client_denials[why as usize].add(1);
+    }
+
     /// The signature of a token was computed.
     pub fn verification(&self) {
         self.verifications.add(1);
@@ -407,6 +434,34 @@ impl WorkerMetrics {
     /// A connection ended by an error: the client hung up, or wrote no HTTP.
     pub fn connection_error(&self) {
         self.connection_errors.add(1);
+    }
+
+    /// A request, or a connection, was refused by the rules of overload.
+    pub fn shed(&self, whose: Shed) {
+        self.shed[whose as usize].add(1);
+    }
+
+    /// A task of a connection has to wait until it is called.
+    pub fn waits(&self, why: Waits) {
+        self.waits[why as usize].add(1);
+    }
+
+    /// How long who does not go first has been waiting of late until it was called.
+    pub fn set_called_delay(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        self.called_delay_micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// What the worker has computed so far.
+    pub fn set_cpu_time(&self, time: Duration) {
+        self.cpu_micros.store(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long what is ready waits for its turn just now, and what part of newcomers' requests (of 1000) is refused for it.
+    pub fn set_pressure(&self, queue_delay: Duration, shed_permille: u32) {
+        let micros = u64::try_from(queue_delay.as_micros()).unwrap_or(u64::MAX);
+        self.queue_delay_micros.store(micros, Ordering::Relaxed);
+        self.shed_permille.store(shed_permille.into(), Ordering::Relaxed);
     }
 
     /// What the kernel counts of the worker's thread: major faults, and blocks of 512 bytes read for it.
@@ -472,6 +527,12 @@ pub struct SourceMetrics {
     pub bytes: Counter,
     /// 1 while it is set aside.
     pub set_aside: Counter,
+    /// Fetches that went past it to another source, because it failed or was slow.
+    pub escalations: Counter,
+    /// Requests for what a peer holds that it did not hold.
+    pub not_held: Counter,
+    /// Fetches for the site that were its, and that another box did because it is set aside.
+    pub stood_in: Counter,
     errors: parking_lot::Mutex<Vec<(&'static str, u64)>>,
 }
 

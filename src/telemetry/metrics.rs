@@ -1,4 +1,4 @@
-//! The metrics table: every metric's name, meaning and stability, and how they are read.
+//! Everything that is counted, and how it is read; `table.rs` has each metric's name, meaning and stability.
 //!
 //! Hot counters are cells of one worker each (`counters.rs`), added up when somebody scrapes.
 
@@ -13,218 +13,24 @@ use prometheus::{
 };
 
 pub use super::counters::{
-    CacheOutcome, CertificateMetrics, CloseReason, Counter, Denial, Handshake, SendPath, SourceMetrics, VolumeMetrics,
-    WorkerMetrics,
+    AdminDenial, CacheOutcome, CertificateMetrics, ClientDenial, CloseReason, Counter, Denial, Handshake, SendPath,
+    Shed, SourceMetrics, VolumeMetrics, Waits, WorkerMetrics,
 };
 use super::counters::{Cell, FIRST_BYTE_BOUNDS, STATUSES};
+pub use super::manifests::ManifestMetrics;
+pub use super::steering::SteeringMetrics;
+pub use super::table::{Description, Kind, TABLE};
 
-/// What kind of number it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts by size.
-    Histogram,
-}
-
-/// One metric of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Description {
-    /// Name, with its unit.
-    pub name: &'static str,
-    /// What kind of number.
-    pub kind: Kind,
-    /// Names of its labels, comma-separated.
-    pub labels: &'static str,
-    /// Whether dashboards may rely on it: `stable`, or `draft`.
-    pub stability: &'static str,
-    /// What it means.
-    pub help: &'static str,
-}
-
-const fn metric(name: &'static str, kind: Kind, labels: &'static str, help: &'static str) -> Description {
-    Description { name, kind, labels, stability: "stable", help }
-}
-
-/// Every metric there is.
-pub const TABLE: &[Description] = &[
-    metric("oca_build_info", Kind::Gauge, "version", "Always 1; the label tells the version."),
-    metric("oca_uptime_seconds", Kind::Gauge, "", "Seconds since the appliance was started."),
-    metric("oca_responses_total", Kind::Counter, "status", "Responses begun, by status."),
-    metric("oca_cache_outcomes_total", Kind::Counter, "outcome", "Responses begun, by what the cache did for them."),
-    metric(
-        "oca_sent_bytes_total",
-        Kind::Counter,
-        "path",
-        "Bytes for viewers: handed to the kernel by sendfile or copied, or encrypted (counted before).",
-    ),
-    metric("oca_first_byte_seconds", Kind::Histogram, "", "Time from a request's head to its response's head."),
-    metric(
-        "oca_responses_cut_total",
-        Kind::Counter,
-        "",
-        "Responses that broke off because their bytes were not to be had.",
-    ),
-    metric(
-        "oca_hits_at_once_total",
-        Kind::Counter,
-        "",
-        "Hits answered at once, since all they took was in memory; the other responses had to be put together or waited for.",
-    ),
-    metric(
-        "oca_requests_abandoned_total",
-        Kind::Counter,
-        "",
-        "Requests whose client left before the response had begun.",
-    ),
-    metric("oca_connections", Kind::Gauge, "", "Viewers' connections open."),
-    metric("oca_connections_accepted_total", Kind::Counter, "", "Viewers' connections taken in."),
-    metric(
-        "oca_connections_refused_total",
-        Kind::Counter,
-        "",
-        "Viewers' connections refused above serve.connections_max.",
-    ),
-    metric(
-        "oca_connections_closed_total",
-        Kind::Counter,
-        "reason",
-        "Viewers' connections ended by the appliance, by reason.",
-    ),
-    metric(
-        "oca_connection_errors_total",
-        Kind::Counter,
-        "",
-        "Connections that ended by an error: hung up, or no HTTP.",
-    ),
-    metric(
-        "oca_tls_handshakes_total",
-        Kind::Counter,
-        "version,outcome",
-        "Handshakes of TLS that ended, by what they came to.",
-    ),
-    metric(
-        "oca_tls_kernel_connections_total",
-        Kind::Counter,
-        "",
-        "Connections whose TLS the kernel has taken over; their bytes count as those of plain ones.",
-    ),
-    metric(
-        "oca_tls_certificate_expiry_seconds",
-        Kind::Gauge,
-        "certificate",
-        "When a certificate in use is no longer good, in seconds since 1970.",
-    ),
-    metric(
-        "oca_tls_renewals_total",
-        Kind::Counter,
-        "outcome",
-        "Certificates that changed on disk: taken into use, or refused.",
-    ),
-    metric(
-        "oca_signing_denials_total",
-        Kind::Counter,
-        "reason",
-        "Requests refused for want of a good signature, by reason.",
-    ),
-    metric(
-        "oca_signing_verifications_total",
-        Kind::Counter,
-        "",
-        "Tokens whose signature was computed; the others were known from requests before.",
-    ),
-    metric(
-        "oca_signing_key_reloads_total",
-        Kind::Counter,
-        "outcome",
-        "Key sets that changed on disk: taken into use, or refused.",
-    ),
-    metric("oca_accept_failures_total", Kind::Counter, "", "Times that the system had no descriptor for a connection."),
-    metric("oca_panics_total", Kind::Counter, "", "Requests that panicked; each cost its connection."),
-    metric(
-        "oca_worker_major_faults_total",
-        Kind::Counter,
-        "worker",
-        "Page faults of a worker that waited for the disk; stays near zero.",
-    ),
-    metric(
-        "oca_worker_block_reads_total",
-        Kind::Counter,
-        "worker",
-        "Blocks of 512 bytes that a worker had the disk read and waited for; grows where storage.residency_trust is too long.",
-    ),
-    metric(
-        "oca_cold_waits_total",
-        Kind::Counter,
-        "",
-        "Windows of an asset that a viewer waited for because they were not in memory.",
-    ),
-    metric("oca_cold_wait_seconds_total", Kind::Counter, "", "Time waited for them."),
-    metric("oca_prefetches_total", Kind::Counter, "", "Windows read ahead of their viewer."),
-    metric("oca_assets", Kind::Gauge, "", "Assets held."),
-    metric("oca_mappings", Kind::Gauge, "", "Files of assets mapped."),
-    metric("oca_demands_queued", Kind::Gauge, "", "Demands that wait for fill."),
-    metric(
-        "oca_demands_collapsed_total",
-        Kind::Counter,
-        "",
-        "Requests for an unknown asset that joined a question under way.",
-    ),
-    metric("oca_negative_hits_total", Kind::Counter, "", "Requests answered by a remembered no."),
-    metric("oca_pass_throughs_total", Kind::Counter, "", "Requests passed to a source without storing."),
-    metric(
-        "oca_touches_dropped_total",
-        Kind::Counter,
-        "",
-        "Uses not noted for eviction because too many were waiting.",
-    ),
-    metric("oca_volume_used_bytes", Kind::Gauge, "volume", "Bytes reserved on a volume."),
-    metric("oca_volume_capacity_bytes", Kind::Gauge, "volume", "Bytes that a volume may hold."),
-    metric("oca_volume_failed", Kind::Gauge, "volume", "1 when a volume was taken out."),
-    metric("oca_volume_read_errors_total", Kind::Counter, "volume", "Reads of a volume that failed."),
-    metric("oca_volume_sync_failures_total", Kind::Counter, "volume", "Syncs of a volume that failed."),
-    metric("oca_volume_database_batches_total", Kind::Counter, "volume", "Batches committed to a volume's catalog."),
-    metric("oca_volume_database_failures_total", Kind::Counter, "volume", "Commits to a volume's catalog that failed."),
-    metric("oca_blocks_durable_total", Kind::Counter, "volume", "Blocks made durable."),
-    metric("oca_blocks_verified_total", Kind::Counter, "volume", "Blocks compared with their digest and found right."),
-    metric(
-        "oca_blocks_corrupt_total",
-        Kind::Counter,
-        "volume",
-        "Blocks that differed from their digest and were dropped.",
-    ),
-    metric("oca_scrubbed_bytes_total", Kind::Counter, "volume", "Bytes re-read by the scrubber."),
-    metric("oca_evicted_assets_total", Kind::Counter, "volume", "Assets evicted for room."),
-    metric("oca_evicted_bytes_total", Kind::Counter, "volume", "Bytes evicted for room."),
-    metric(
-        "oca_purged_assets_total",
-        Kind::Counter,
-        "volume",
-        "Assets that changed or were gone at their source, or were purged.",
-    ),
-    metric("oca_lost_assets_total", Kind::Counter, "volume", "Assets lost to a failing disk."),
-    metric("oca_fill_fetches_total", Kind::Counter, "source", "Requests made to a source."),
-    metric("oca_fill_bytes_total", Kind::Counter, "source", "Bytes of bodies that came from a source."),
-    metric("oca_fill_errors_total", Kind::Counter, "source,reason", "Fetches that failed, by reason."),
-    metric(
-        "oca_source_set_aside",
-        Kind::Gauge,
-        "source",
-        "1 from when a source is set aside for its failures until it delivers again.",
-    ),
-    metric(
-        "oca_access_log_dropped_total",
-        Kind::Counter,
-        "",
-        "Access log lines lost: the writer was behind, or the file could not be written.",
-    ),
-    metric("oca_resident_bytes", Kind::Gauge, "", "Memory of the process, without the page cache."),
-    metric("oca_open_descriptors", Kind::Gauge, "", "File descriptors open."),
-];
-
+/// A number of the fill by manifest: name, label and value.
+pub type Planned = (&'static str, Option<(&'static str, &'static str)>, u64);
 type Observer = Box<dyn Fn(&Metrics) + Send + Sync>;
+
+/// A gauge that is set by its name.
+struct Gauge {
+    name: &'static str,
+    label: Option<(&'static str, String)>,
+    value: f64,
+}
 
 /// Everything that is counted.
 #[derive(Default)]
@@ -233,7 +39,12 @@ pub struct Metrics {
     volumes: Mutex<Vec<(String, Arc<VolumeMetrics>)>>,
     sources: Mutex<Vec<(String, Arc<SourceMetrics>)>>,
     certificates: Mutex<Vec<(String, Arc<CertificateMetrics>)>>,
+    steering: Mutex<Vec<(String, Arc<SteeringMetrics>)>>,
     observers: Mutex<Vec<Observer>>,
+    gauges: Mutex<Vec<Gauge>>,
+    planned: Mutex<Vec<Planned>>,
+    /// Of the control plane's manifests.
+    pub manifest: ManifestMetrics,
     /// See `oca_tls_renewals_total`.
     pub certificates_renewed: Counter,
     /// See `oca_tls_renewals_total`.
@@ -242,8 +53,19 @@ pub struct Metrics {
     pub keys_reloaded: Counter,
     /// See `oca_signing_key_reloads_total`.
     pub keys_refused: Counter,
+    /// See `oca_network_reloads_total`.
+    pub networks_reloaded: Counter,
+    /// See `oca_network_reloads_total`.
+    pub networks_refused: Counter,
+    admin_denials: [Counter; AdminDenial::ALL.len()],
+    /// See `oca_admin_reloads_total`.
+    pub admin_files_reloaded: Counter,
+    /// See `oca_admin_reloads_total`.
+    pub admin_files_refused: Counter,
     /// See `oca_touches_dropped_total`.
     pub touches_dropped: Counter,
+    /// See `oca_purges_total`.
+    pub purges: Counter,
     /// See `oca_negative_hits_total`.
     pub negative_hits: Counter,
     /// See `oca_demands_collapsed_total`.
@@ -258,12 +80,18 @@ pub struct Metrics {
     pub cold_wait_micros: Counter,
     /// See `oca_prefetches_total`.
     pub prefetches: Counter,
+    /// See `oca_clients_remembered`.
+    pub clients_remembered: Counter,
     /// See `oca_assets`.
     pub assets: Counter,
     /// See `oca_mappings`.
     pub mappings: Counter,
     /// See `oca_demands_queued`.
     pub demands_queued: Counter,
+    /// See `oca_assets_held`. Set when a report is made.
+    pub assets_held: Counter,
+    /// See `oca_client_prefixes`. Set when a report is made.
+    pub client_prefixes: Counter,
     /// See `oca_uptime_seconds`.
     pub uptime_seconds: Counter,
 }
@@ -308,9 +136,57 @@ impl Metrics {
         named(&self.certificates, name)
     }
 
+    /// A certificate is in use no longer.
+    pub fn forget_certificate(&self, name: &str) {
+        self.certificates.lock().retain(|(known, _)| known != name);
+    }
+
+    /// A request to the admin listener was refused.
+    pub fn admin_denied(&self, why: AdminDenial) {
+        self.admin_denials[why as usize].inc();
+    }
+
+    /// The counters of a steering service, made when they are first asked for.
+    pub fn steering(&self, name: &str) -> Arc<SteeringMetrics> {
+        named(&self.steering, name)
+    }
+
     /// Has `observer` called before each scrape, to set what is not counted as it happens.
     pub fn before_scrape(&self, observer: impl Fn(&Self) + Send + Sync + 'static) {
         self.observers.lock().push(Box::new(observer));
+    }
+
+    /// Sets a gauge of the table, with its label where it has one; for what is worked out now and then, not counted.
+    pub fn gauge(&self, name: &'static str, label: Option<(&'static str, &str)>, value: f64) {
+        let mut gauges = self.gauges.lock();
+        let is_it = |known: &Gauge| {
+            known.name == name && known.label.as_ref().map(|(key, text)| (*key, text.as_str())) == label
+        };
+        match gauges.iter_mut().find(|known| is_it(known)) {
+            Some(known) => known.value = value,
+            None => gauges.push(Gauge { name, label: label.map(|(key, text)| (key, text.into())), value }),
+        }
+    }
+
+    /// The cells of every worker.
+    pub(super) fn workers(&self) -> &[Arc<WorkerMetrics>] {
+        &self.workers
+    }
+
+    /// When each certificate in use is no longer good, in seconds since 1970, by its file.
+    pub fn certificate_expiries(&self) -> Vec<(String, u64)> {
+        let certificates = self.certificates.lock();
+        certificates.iter().map(|(name, certificate)| (name.clone(), certificate.expiry.value())).collect()
+    }
+
+    /// Sets what is told of the fill by manifest.
+    pub fn set_planned(&self, numbers: Vec<Planned>) {
+        *self.planned.lock() = numbers;
+    }
+
+    /// Bytes sent to viewers so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.sent_bytes()).sum()
     }
 
     /// Viewers' connections open just now.
@@ -332,14 +208,21 @@ impl Metrics {
         let mut families = Families::default();
         self.add_workers(&mut families);
         self.add_volumes(&mut families);
+        self.add_steering(&mut families);
         for (name, source) in self.sources.lock().iter() {
             let label = [("source", name.as_str())];
             families.add("oca_fill_fetches_total", &label, source.fetches.value() as f64);
             families.add("oca_fill_bytes_total", &label, source.bytes.value() as f64);
             families.add("oca_source_set_aside", &label, source.set_aside.value() as f64);
+            families.add("oca_source_escalations_total", &label, source.escalations.value() as f64);
+            families.add("oca_source_not_held_total", &label, source.not_held.value() as f64);
+            families.add("oca_source_stood_in_total", &label, source.stood_in.value() as f64);
             for (reason, count) in source.errors() {
                 families.add("oca_fill_errors_total", &[("source", name), ("reason", reason)], count as f64);
             }
+        }
+        for (name, label, value) in self.planned.lock().iter() {
+            families.add(name, label.as_slice(), *value as f64);
         }
         for (name, certificate) in self.certificates.lock().iter() {
             let expiry = certificate.expiry.value() as f64;
@@ -351,8 +234,33 @@ impl Metrics {
         for (outcome, counter) in [("used", &self.keys_reloaded), ("refused", &self.keys_refused)] {
             families.add("oca_signing_key_reloads_total", &[("outcome", outcome)], counter.value() as f64);
         }
+        for (outcome, counter) in [("used", &self.networks_reloaded), ("refused", &self.networks_refused)] {
+            families.add("oca_network_reloads_total", &[("outcome", outcome)], counter.value() as f64);
+        }
+        for why in AdminDenial::ALL {
+            let count = self.admin_denials[why as usize].value() as f64;
+            families.add("oca_admin_denials_total", &[("reason", why.label())], count);
+        }
+        for (outcome, counter) in [("used", &self.admin_files_reloaded), ("refused", &self.admin_files_refused)] {
+            families.add("oca_admin_reloads_total", &[("outcome", outcome)], counter.value() as f64);
+        }
+        let manifest = &self.manifest;
+        for (outcome, counter) in [("used", &manifest.keys_reloaded), ("refused", &manifest.keys_refused)] {
+            families.add("oca_manifest_key_reloads_total", &[("outcome", outcome)], counter.value() as f64);
+        }
+        for (reason, count) in manifest.refusals() {
+            families.add("oca_manifests_refused_total", &[("reason", reason)], count as f64);
+        }
         let plain = [
+            ("oca_clients_remembered", &self.clients_remembered),
+            ("oca_manifests_accepted_total", &manifest.accepted),
+            ("oca_manifest_sequence", &manifest.sequence),
+            ("oca_manifest_assets", &manifest.assets),
+            ("oca_manifest_age_seconds", &manifest.age_seconds),
+            ("oca_manifest_expiry_seconds", &manifest.expiry),
+            ("oca_manifest_stale", &manifest.stale),
             ("oca_touches_dropped_total", &self.touches_dropped),
+            ("oca_purges_total", &self.purges),
             ("oca_negative_hits_total", &self.negative_hits),
             ("oca_demands_collapsed_total", &self.collapsed_demands),
             ("oca_pass_throughs_total", &self.pass_throughs),
@@ -362,11 +270,17 @@ impl Metrics {
             ("oca_assets", &self.assets),
             ("oca_mappings", &self.mappings),
             ("oca_demands_queued", &self.demands_queued),
+            ("oca_assets_held", &self.assets_held),
+            ("oca_client_prefixes", &self.client_prefixes),
             ("oca_uptime_seconds", &self.uptime_seconds),
         ];
         plain.iter().for_each(|(name, counter)| families.add(name, &[], counter.value() as f64));
         families.add("oca_cold_wait_seconds_total", &[], self.cold_wait_micros.value() as f64 / 1e6);
         families.add("oca_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        for gauge in self.gauges.lock().iter() {
+            let label = gauge.label.as_ref().map(|(key, text)| (*key, text.as_str()));
+            families.add(gauge.name, label.as_slice(), gauge.value);
+        }
         let (resident, descriptors) = process();
         families.add("oca_resident_bytes", &[], resident as f64);
         families.add("oca_open_descriptors", &[], descriptors as f64);
@@ -410,6 +324,18 @@ impl Metrics {
             let count = sum(&|worker| &worker.denials[why as usize]);
             families.add("oca_signing_denials_total", &[("reason", why.label())], count);
         }
+        for why in ClientDenial::ALL {
+            let count = sum(&|worker| &worker.client_denials[why as usize]);
+            families.add("oca_client_denials_total", &[("reason", why.label())], count);
+        }
+        for whose in Shed::ALL {
+            let count = sum(&|worker| &worker.shed[whose as usize]);
+            families.add("oca_overload_refusals_total", &[("whose", whose.label())], count);
+        }
+        for why in Waits::ALL {
+            let count = sum(&|worker| &worker.waits[why as usize]);
+            families.add("oca_turns_waited_total", &[("why", why.label())], count);
+        }
         families.add("oca_signing_verifications_total", &[], sum(&|worker| &worker.verifications));
         families.add("oca_responses_cut_total", &[], sum(&|worker| &worker.cuts));
         families.add("oca_hits_at_once_total", &[], sum(&|worker| &worker.hits_at_once));
@@ -425,22 +351,52 @@ impl Metrics {
             families.add("oca_worker_major_faults_total", &[("worker", &number.to_string())], faults as f64);
             let blocks = worker.blocks_read.load(std::sync::atomic::Ordering::Relaxed);
             families.add("oca_worker_block_reads_total", &[("worker", &number.to_string())], blocks as f64);
+            let cpu = worker.cpu_micros.load(std::sync::atomic::Ordering::Relaxed);
+            families.add("oca_worker_cpu_seconds_total", &[("worker", &number.to_string())], cpu as f64 / 1e6);
+            let delay = worker.queue_delay_micros.load(std::sync::atomic::Ordering::Relaxed);
+            families.add("oca_worker_queue_delay_seconds", &[("worker", &number.to_string())], delay as f64 / 1e6);
+            let refused = worker.shed_permille.load(std::sync::atomic::Ordering::Relaxed);
+            let called = worker.called_delay_micros.load(std::sync::atomic::Ordering::Relaxed);
+            families.add("oca_worker_called_delay_seconds", &[("worker", &number.to_string())], called as f64 / 1e6);
+            families.add("oca_worker_refused_ratio", &[("worker", &number.to_string())], refused as f64 / 1e3);
         }
         let mut histogram = Histogram::default();
         let mut cumulative = 0;
         let mut buckets = Vec::with_capacity(FIRST_BYTE_BOUNDS.len());
         for (at, bound) in FIRST_BYTE_BOUNDS.iter().enumerate() {
-            cumulative += self.workers.iter().map(|worker| worker.first_byte[at].value()).sum::<u64>();
+            cumulative += self
+                .workers
+                .iter()
+                .map(|worker| worker.first_byte.iter().map(|half| half[at].value()).sum::<u64>())
+                .sum::<u64>();
             let mut bucket = Bucket::default();
             bucket.set_upper_bound(*bound as f64 / 1e6);
             bucket.set_cumulative_count(cumulative);
             buckets.push(bucket);
         }
-        let beyond = self.workers.iter().map(|worker| worker.first_byte[FIRST_BYTE_BOUNDS.len()].value()).sum::<u64>();
+        let last = FIRST_BYTE_BOUNDS.len();
+        let beyond =
+            self.workers.iter().flat_map(|worker| &worker.first_byte).map(|half| half[last].value()).sum::<u64>();
         histogram.set_bucket(buckets);
         histogram.set_sample_count(cumulative + beyond);
         histogram.set_sample_sum(sum(&|worker| &worker.first_byte_micros) / 1e6);
         families.add_histogram("oca_first_byte_seconds", histogram);
+    }
+
+    fn add_steering(&self, families: &mut Families) {
+        for (name, service) in self.steering.lock().iter() {
+            for (outcome, count) in service.reports() {
+                let labels = [("service", name.as_str()), ("outcome", outcome)];
+                families.add("oca_steering_reports_total", &labels, count as f64);
+            }
+            for (metric, counter) in [
+                ("oca_steering_report_bytes_total", &service.bytes),
+                ("oca_steering_full_summaries_total", &service.full),
+                ("oca_steering_delivered_seconds", &service.delivered_unix),
+            ] {
+                families.add(metric, &[("service", name)], counter.value() as f64);
+            }
+        }
     }
 
     fn add_volumes(&self, families: &mut Families) {

@@ -8,8 +8,14 @@ pub mod access_log;
 mod config;
 mod counters;
 pub mod logging;
+mod manifests;
 pub mod metrics;
+mod sent_away;
+mod steering;
+mod table;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 pub use config::{AccessConfig, AccessFormat, Config, LogFormat};
+pub use totals::{Pressure, Totals};

@@ -9,6 +9,44 @@ fn value(text: &str, series: &str) -> f64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{series} is not in\n{text}"))
 }
 
+/// Those that are set by their name, once each.
+fn set_gauges(metrics: &Metrics) {
+    let labels = [("oca_health_state", "state"), ("oca_health_reasons", "code"), ("oca_disk_busy_ratio", "volume")];
+    labels.iter().for_each(|(name, label)| metrics.gauge(name, Some((label, "a")), 1.0));
+    for name in ["oca_egress_bits_per_second", "oca_egress_capacity_bits_per_second", "oca_headroom_bits_per_second"] {
+        metrics.gauge(name, None, 1.0);
+    }
+    metrics.set_planned(PLANNED.to_vec());
+    metrics.manifest.refused("expired");
+}
+
+/// What fill by manifest tells of itself.
+const PLANNED: [Planned; 12] = [
+    ("oca_fill_wanted_assets", None, 1),
+    ("oca_fill_wanted_bytes", None, 1),
+    ("oca_fill_held_assets", None, 1),
+    ("oca_fill_held_bytes", None, 1),
+    ("oca_fill_in_work", None, 1),
+    ("oca_fill_window_open", None, 1),
+    ("oca_fill_rate_bits_per_second", None, 1),
+    ("oca_fill_fetched_assets_total", None, 1),
+    ("oca_fill_evicted_assets_total", None, 1),
+    ("oca_fill_discarded_assets_total", None, 1),
+    ("oca_fill_planned_bytes_total", Some(("kind", "peer")), 1),
+    ("oca_fill_failed_total", Some(("reason", "gone")), 1),
+];
+
+#[test]
+fn a_gauge_is_its_last_value() {
+    let metrics = Metrics::new(1);
+    for (state, value) in [("serving", 1.0), ("down", 0.0), ("serving", 0.0)] {
+        metrics.gauge("oca_health_state", Some(("state", state)), value);
+    }
+    let text = metrics.render();
+    assert_eq!(value(&text, "oca_health_state{state=\"serving\"}"), 0.0);
+    assert_eq!(value(&text, "oca_health_state{state=\"down\"}"), 0.0);
+}
+
 #[test]
 fn workers_are_added_up() {
     let metrics = Metrics::new(2);
@@ -32,6 +70,8 @@ fn every_metric_of_the_table_is_rendered() {
     metrics.volume("/v").evicted_assets.inc();
     metrics.source("origin-0").error("stalled");
     metrics.certificate("/edge.pem").expiry.set(1);
+    set_gauges(&metrics);
+    metrics.steering("steering-0").report("delivered");
     let text = metrics.render();
     for metric in TABLE {
         assert!(text.contains(&format!("# TYPE {} ", metric.name)), "{} is missing", metric.name);
@@ -46,7 +86,9 @@ fn what_is_rendered_is_well_formed_whatever_the_names() {
     metrics.volume("/srv/\"odd\"\\\nname").used_bytes.set(u64::MAX);
     metrics.source("quelle-\u{fc}").error("stalled");
     metrics.certificate("/edge.pem").expiry.set(1);
+    metrics.steering("steering-0").report("delivered");
     metrics.worker(2).record_response(200, CacheOutcome::Hit, Duration::from_nanos(1));
+    set_gauges(&metrics);
     let text = metrics.render();
     let (mut families, mut series) = (Vec::new(), Vec::new());
     for line in text.lines() {

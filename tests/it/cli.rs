@@ -94,3 +94,22 @@ fn it_tells_its_version() {
     let output = oca(&["--version"]);
     assert_eq!(text(&output.stdout).trim(), format!("oca {}", env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn a_plan_is_shown_without_an_appliance_and_changes_nothing() {
+    let file = File::new("http = [\"127.0.0.1:0\"]", "");
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/manifests/valid/all.json");
+    let output = oca(&["plan", "--manifest", manifest, "--config", &file.path()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for expected in ["manifest 101: 2 assets, 2.0 MiB", "fetch               2      2.0 MiB", "films/2.mp4"] {
+        assert!(shown.contains(expected), "'{expected}' is not in\n{shown}");
+    }
+    let output = oca(&["plan", "--manifest", manifest, "--config", &file.path(), "--json"]);
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(plan["fetch"][1]["asset"], "films/2.mp4");
+    assert_eq!(plan["fetch"][1]["bytes"], 1_048_577);
+    assert!(!file.0.path().join("volume").exists());
+    let output = oca(&["plan", "--manifest", &file.path(), "--config", &file.path()]);
+    assert_eq!(output.status.code(), Some(2), "a manifest that is none");
+}

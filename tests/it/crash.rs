@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{Appliance, Client, Content, Origin, Random, Setup, wait_until};
+use crate::{
+    metrics::Looks,
+    support::{Appliance, Client, Content, Origin, Random, Setup, wait_until},
+};
 
 /// Kills in each of the two tests; 200 together.
 const KILLS_WITH_EVICTION: u64 = 140;
@@ -168,4 +171,19 @@ fn damage_largest_file(appliance: &Appliance, offset: u64) -> bool {
     let file = std::fs::File::options().read(true).write(true).open(largest.path()).expect("it is ours");
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).is_ok() && file.write_all_at(&[byte[0] ^ 1], offset).is_ok()
+}
+
+/// Moves what is counted of a volume's database.
+pub(crate) fn databases_that_cannot_be_written(looks: &mut Looks) {
+    let origin = Origin::start();
+    let appliance = Setup::new(&origin).start();
+    looks.look(&appliance);
+    let other = rusqlite::Connection::open(appliance.volume().join("catalog.sqlite")).expect("it is there");
+    other.execute_batch("BEGIN IMMEDIATE").expect("nobody else is writing");
+    let content = origin.publish_new("/film.mp4", 1, 3_000_000);
+    content.assert_is(0, &appliance.get("/film.mp4").body);
+    wait_until("it is noticed", Duration::from_secs(30), || {
+        appliance.metric("oca_volume_database_failures_total", "") > 0.0
+    });
+    looks.look(&appliance);
 }

@@ -97,7 +97,7 @@ fn a_client_that_waits_for_a_slow_origin_is_not_taken_for_a_slow_client() {
 fn one_connection_too_many_gets_a_fast_503() {
     let origin = Origin::start();
     origin.publish_new("/film.mp4", 1, 1000);
-    let appliance = Setup::new(&origin).serve("connections_max = 10").start();
+    let appliance = Setup::new(&origin).serve("connections_max = 10\nconnections_percent = 100").start();
     let mut held: Vec<Client> = (0..10).map(|_| appliance.connect()).collect();
     for client in &mut held {
         assert_eq!(client.get("/film.mp4").status(), 200);
@@ -159,7 +159,9 @@ fn eleven_thousand_connections_cost_bounded_memory() {
     let origin = Origin::start();
     let content = origin.publish_new("/film.mp4", 1, 8 << 20);
     // Set, so that room for mappings gives way where there are few descriptors.
-    let appliance = Setup::new(&origin).serve(&format!("connections_max = {}", IDLE + SLOW + 100)).start();
+    let appliance = Setup::new(&origin)
+        .serve(&format!("connections_max = {}\nconnections_percent = 100", IDLE + SLOW + 100))
+        .start();
     content.assert_is(0, &appliance.get("/film.mp4").body);
     let before = appliance.resident_bytes();
 

@@ -155,7 +155,7 @@ impl Disk for NoDisk {
         Ok(())
     }
 
-    fn write_at(&self, _: &File, _: &[u8], _: u64) -> io::Result<()> {
+    fn write_at(&self, _: &File, _: &[&[u8]], _: u64) -> io::Result<()> {
         Ok(())
     }
 

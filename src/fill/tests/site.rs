@@ -63,7 +63,8 @@ impl Site {
         let opened = Catalog::open(&catalog_config, &storage, &disk, clock.clone(), Arc::clone(&metrics));
         let (catalog, demands) = opened.expect("a new volume opens");
         let on = (&*metrics, clock.clone(), storage.block_size);
-        let fill = start(config, Arc::clone(&catalog), demands, on).expect("the sources can be set up");
+        let manifest = (InForce::default(), Arc::new(nightly::Load::default) as _);
+        let fill = start(config, Arc::clone(&catalog), demands, on, manifest).expect("the sources can be set up");
         let residency = Residency::new(&storage).expect("an engine");
         Self { catalog, metrics, clock, residency, _fill: fill, _dir: dir }
     }

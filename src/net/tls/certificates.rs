@@ -37,6 +37,11 @@ impl Certificates {
         true
     }
 
+    /// Puts `pairs` in the place of all.
+    pub fn set(&self, pairs: Vec<Pair>) {
+        self.0.store(Arc::new(pairs.into_iter().map(Arc::new).collect()));
+    }
+
     /// When each is no longer good, in their order.
     pub fn expiries(&self) -> Vec<UnixTime> {
         self.0.load().iter().map(|pair| pair.expiry()).collect()

@@ -4,10 +4,12 @@
 //! -> `session` (one connection: bytes of the wire in and out, plaintext out and in)
 //! -> `kernel` (where it is allowed: the keys, for the kernel to go on with)
 //!
-//! Nothing here waits: sockets and deadlines are the caller's. The only part of the crate that knows rustls.
+//! Nothing of these waits: sockets and deadlines are the caller's. `operators` is for the admin listener, whose runtime may. The only part of the crate that knows rustls.
 
 mod certificates;
+mod fault;
 mod kernel;
+mod operators;
 mod pair;
 mod server;
 mod session;
@@ -17,7 +19,9 @@ mod tests;
 use rustls::crypto::aws_lc_rs;
 
 pub use certificates::Certificates;
+pub use fault::{TlsFault, tls_fault};
 pub use kernel::{Keys, Offload, Sending};
+pub use operators::{ClientCertificate, OperatorFiles, Operators};
 pub use pair::{Pair, PairError, PairFiles};
 pub use server::{Protocol, Server};
 pub use session::{Established, Session, Version};

@@ -154,7 +154,7 @@ impl Pair {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PairError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, PairError> {
     let unreadable = |source| PairError::Unreadable { path: path.into(), source };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
@@ -171,12 +171,17 @@ fn no_key(err: &pem::Error, bytes: &[u8]) -> String {
     }
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err("something follows it".into()),
         Err(err) => Err(err.to_string()),
     }
+}
+
+/// Whom a certificate was issued to, as text.
+pub(super) fn subject(der: &CertificateDer<'_>) -> Option<String> {
+    parse(der).ok().map(|certificate| certificate.subject().to_string())
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Result<Vec<String>, String> {

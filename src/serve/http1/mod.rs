@@ -7,6 +7,7 @@
 //! buffer: heads are read into, and written from, the worker's own desk, and only what is cut off is kept.
 
 pub(super) mod head;
+mod sending;
 pub(super) mod write;
 
 use std::{
@@ -16,39 +17,44 @@ use std::{
     pin::pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 
 use futures_util::future::{Either, select};
 use http::{
-    Request, Response, Version,
+    Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_LENGTH},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+pub(in crate::serve) use self::sending::give_way;
 use self::{
     head::{BadHead, Head, Scan},
+    sending::{Sending, TURN_BYTES},
     write::{Ending, Framing},
 };
 use super::{
-    body::{Body, Chunk},
-    connection::{Connection, Doing},
+    body::Body,
+    connection::{Connection, Doing, Permit},
     exchange::{Exchange, words_of_head},
     handler::Handler,
-    wire::{Outgoing, Wire},
+    overload::Refused,
+    wire::Wire,
 };
 use crate::{
     asset::UnixTime,
+    storage::lost_pages,
     telemetry::{access_log::Words, metrics::CacheOutcome},
 };
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
-/// Bytes sent to one client before the worker looks after the others.
-const TURN_BYTES: u64 = 4 << 20;
-
-/// Requests answered to one client before the worker looks after the others: who sends many ahead does not keep it.
-const TURN_REQUESTS: u64 = 64;
+/// Requests answered to one client from memory before the worker looks after the others: who sends many ahead does not keep it.
+const TURN_HITS: u64 = 16;
+/// Parts of a response that does not go at once, after which it does so too.
+const TURN_PARTS: u64 = 4;
+/// Bytes of small pieces of a body that are gathered to leave together, and the largest such piece.
+const GATHERED_MAX: usize = 16 << 10;
+const PIECE_MAX: usize = 2 << 10;
 
 /// What the connections of a worker write on in turn.
 #[derive(Debug)]
@@ -59,16 +65,32 @@ pub(super) struct Desk {
     date: RefCell<(UnixTime, String)>,
     /// Whether the worker is draining: responses say that they are the last.
     pub(super) draining: Cell<bool>,
+    /// What answers requests from now on, and its number.
+    handler: RefCell<Rc<Handler>>,
+    number: Cell<u64>,
 }
 
-impl Default for Desk {
-    fn default() -> Self {
+impl Desk {
+    pub(super) fn new(handler: Rc<Handler>) -> Self {
         Self {
+            number: Cell::new(handler.number),
+            handler: RefCell::new(handler),
             input: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             output: RefCell::new(Vec::with_capacity(1024)),
             date: RefCell::new((UnixTime(u64::MAX), String::new())),
             draining: Cell::new(false),
         }
+    }
+
+    /// What answers requests.
+    pub(super) fn handler(&self) -> Rc<Handler> {
+        Rc::clone(&self.handler.borrow())
+    }
+
+    /// Connections take it up with their next request.
+    pub(super) fn set_handler(&self, handler: Rc<Handler>) {
+        self.number.set(handler.number);
+        *self.handler.borrow_mut() = handler;
     }
 }
 
@@ -95,12 +117,25 @@ enum Then {
     Linger,
 }
 
+impl Then {
+    /// `ahead`: the client may have sent more already.
+    fn after(persists: bool, ahead: bool) -> Self {
+        match (persists, ahead) {
+            (true, _) => Self::Next,
+            (false, false) => Self::End,
+            (false, true) => Self::Linger,
+        }
+    }
+}
+
 /// What has been read.
 enum Step {
     /// The client sends nothing more.
     Closed,
     /// A request was answered from memory; what did not go out at once is still to be sent.
     Hit(Option<Box<Sending>>, Then),
+    /// A request was refused for overload; what did not go out at once is still to be sent.
+    Refused(Option<Box<Sending>>, Then),
     /// A request for the handler.
     Asked(Box<Asked>),
     /// No request.
@@ -109,22 +144,13 @@ enum Step {
 
 struct Asked {
     request: Request<()>,
+    permit: Permit,
     persists: bool,
 }
 
-/// Bytes on their way out, and what they end when they have gone.
-struct Sending {
-    head: Vec<u8>,
-    head_sent: usize,
-    chunk: Option<Chunk>,
-    chunk_sent: usize,
-    exchange: Option<Exchange>,
-    /// Bytes sent since others had their turn.
-    turn: u64,
-}
-
 impl<W: Wire> Http1<W> {
-    pub(super) fn new(wire: W, connection: Rc<Connection>, handler: Rc<Handler>, desk: Rc<Desk>) -> Self {
+    pub(super) fn new(wire: W, connection: Rc<Connection>, desk: Rc<Desk>) -> Self {
+        let handler = desk.handler();
         Self { wire, connection, handler, desk, input: Vec::new(), scan: Scan::default() }
     }
 
@@ -133,9 +159,12 @@ impl<W: Wire> Http1<W> {
     /// # Errors
     /// The connection broke, or a response had to be cut.
     pub(super) async fn serve(mut self) -> io::Result<()> {
-        let mut answered = 0_u64;
+        let (mut turn, mut sent) = (0_u64, 0);
         loop {
-            let then = match poll_fn(|cx| self.poll_request(cx)).await? {
+            let step = poll_fn(|cx| self.poll_request(cx)).await?;
+            // What the handler has to look at, with many parts perhaps, is a turn of its own.
+            turn += if matches!(step, Step::Hit(..)) { 1 } else { TURN_HITS };
+            let then = match step {
                 Step::Closed if self.input.is_empty() => {
                     // It may have closed its half only, and wait for our last word; if it is gone, nobody misses that.
                     if let Err(err) = poll_fn(|cx| self.wire.poll_finish(cx)).await {
@@ -146,20 +175,23 @@ impl<W: Wire> Http1<W> {
                 Step::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Step::Hit(None, then) => then,
                 Step::Hit(Some(mut sending), then) => {
-                    poll_fn(|cx| sending.poll(&mut self.wire, cx)).await?;
+                    poll_fn(|cx| sending.poll(&mut self.wire, &self.connection, cx)).await?;
                     then
                 }
+                Step::Refused(sending, then) => Box::pin(self.pause(sending, then)).await?,
                 Step::Asked(asked) => Box::pin(self.answer(*asked)).await?,
                 Step::Bad(why) => Box::pin(self.refuse(why)).await?,
             };
             poll_fn(|cx| self.wire.poll_flush(cx)).await?;
             if then == Then::Next && self.connection.closing.get().is_none() {
-                if !self.input.is_empty() {
+                if self.input.is_empty() {
+                    (turn, sent) = (0, self.connection.sent());
+                } else {
                     self.connection.begin(Doing::Head);
-                }
-                answered += 1;
-                if answered.is_multiple_of(TURN_REQUESTS) {
-                    tokio::task::yield_now().await;
+                    if turn >= TURN_HITS || self.connection.sent() - sent >= TURN_BYTES {
+                        (turn, sent) = (0, self.connection.sent());
+                        tokio::task::yield_now().await;
+                    }
                 }
                 continue;
             }
@@ -211,6 +243,9 @@ impl<W: Wire> Http1<W> {
 
     /// Takes the first head off `bytes`, if it is whole, and tells how long it was. What is wrong takes everything.
     fn step(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> Option<(usize, Step)> {
+        if self.handler.number != self.desk.number.get() {
+            self.handler = self.desk.handler();
+        }
         let config = Rc::clone(&self.handler);
         let config = &config.config;
         let size_max = usize::try_from(config.header_size_max.0).unwrap_or(usize::MAX);
@@ -224,10 +259,16 @@ impl<W: Wire> Http1<W> {
         self.scan = Scan::default();
         let step = head::parse(&bytes[..end], config.header_count_max, |head, fields| {
             let rest = bytes.len() > end;
-            self.answer_now(head, rest, cx).map_or_else(
+            let permit = self.handler.permit(&self.connection);
+            let now = match permit {
+                Permit::Granted => self.answer_now(head, rest, cx),
+                Permit::Refused(refused) => self.refuse_now(head, rest, refused, cx),
+                Permit::Later(_) => None,
+            };
+            now.map_or_else(
                 || {
                     let persists = head.persists();
-                    head.to_request(fields).map(|request| Step::Asked(Box::new(Asked { request, persists })))
+                    head.to_request(fields).map(|request| Step::Asked(Box::new(Asked { request, permit, persists })))
                 },
                 Ok,
             )
@@ -243,7 +284,8 @@ impl<W: Wire> Http1<W> {
         let desk = Rc::clone(&self.desk);
         let mut out = desk.output.borrow_mut();
         out.clear();
-        let (begun, now) = (Instant::now(), self.handler.clock.unix());
+        // Of the turn, or of the end of the response before.
+        let (begun, now) = (self.connection.looked(), self.handler.clock.unix());
         let hit = self.handler.hit_now(head, &self.connection, now, &mut out)?;
         let persists = head.persists() && !desk.draining.get();
         let log = self.handler.logged(head.version, || words_of_head(head, self.handler.gate.is_some()));
@@ -252,16 +294,45 @@ impl<W: Wire> Http1<W> {
         self.end_head(&mut out, now, (head.version, persists, Framing::NoBody));
         let mut sending = Sending::new(Vec::new(), hit.chunk, Some(exchange));
         // From the desk while that goes well; what does not fit now is kept.
-        let gone = sending.send_from_desk(&mut self.wire, &out, cx);
+        let gone = sending.send_from_desk(&mut self.wire, &self.connection, &out, cx);
         if let Some(exchange) = &mut sending.exchange {
             exchange.head_sent(hit.status, CacheOutcome::Hit, gone);
         }
-        let then = match (persists, ahead) {
-            (true, _) => Then::Next,
-            (false, false) => Then::End,
-            (false, true) => Then::Linger,
-        };
-        Some(Step::Hit((!gone).then(|| Box::new(sending)), then))
+        Some(Step::Hit((!gone).then(|| Box::new(sending)), Then::after(persists, ahead)))
+    }
+
+    /// Refuses for overload, at as little cost as can be, where a request is as most are.
+    #[cold]
+    fn refuse_now(&mut self, head: &Head<'_>, ahead: bool, refused: Refused, cx: &mut Context<'_>) -> Option<Step> {
+        let desk = Rc::clone(&self.desk);
+        let mut out = desk.output.borrow_mut();
+        out.clear();
+        if !self.handler.refuse_now(head, refused, &mut out) {
+            return None;
+        }
+        let (begun, now) = (self.connection.looked(), self.handler.clock.unix());
+        let persists = head.persists() && !desk.draining.get();
+        let log = self.handler.logged(head.version, || words_of_head(head, self.handler.gate.is_some()));
+        let mut exchange = Exchange::begin_at(begun, Rc::clone(&self.connection), log);
+        exchange.shed(refused.why);
+        self.end_head(&mut out, now, (head.version, persists, Framing::NoBody));
+        exchange.sent(self.handler.templates.write_overloaded_body(&mut out));
+        exchange.head(StatusCode::SERVICE_UNAVAILABLE, CacheOutcome::None);
+        let mut sending = Sending::new(Vec::new(), None, Some(exchange));
+        let gone = sending.send_from_desk(&mut self.wire, &self.connection, &out, cx);
+        Some(Step::Refused((!gone).then(|| Box::new(sending)), Then::after(persists, ahead)))
+    }
+
+    /// Ends a refusal for overload: its client is not listened to for a moment.
+    async fn pause(&mut self, sending: Option<Box<Sending>>, then: Then) -> io::Result<Then> {
+        if let Some(mut sending) = sending {
+            poll_fn(|cx| sending.poll(&mut self.wire, &self.connection, cx)).await?;
+        }
+        poll_fn(|cx| self.wire.poll_flush(cx)).await?;
+        if then == Then::Next {
+            sleep(self.handler.shedding.pause()).await;
+        }
+        Ok(then)
     }
 
     fn end_head(&self, out: &mut Vec<u8>, now: UnixTime, (version, persists, framing): (Version, bool, Framing)) {
@@ -274,11 +345,11 @@ impl<W: Wire> Http1<W> {
 
     /// Asks the handler, and sends what it says.
     async fn answer(&mut self, asked: Asked) -> io::Result<Then> {
-        let Asked { request, persists } = asked;
+        let Asked { request, permit, persists } = asked;
         let (version, is_head) = (request.version(), request.method() == http::Method::HEAD);
         let wish = self.desk.draining.get();
         self.connection.begin(Doing::Responding);
-        let handling = Rc::clone(&self.handler).handle(Rc::clone(&self.connection), request);
+        let handling = Rc::clone(&self.handler).handle(Rc::clone(&self.connection), request, permit);
         let response = {
             let handling = pin!(handling);
             match select(handling, poll_fn(|cx| self.poll_gone(cx))).await {
@@ -287,7 +358,8 @@ impl<W: Wire> Http1<W> {
                 Either::Right(_) => return Err(io::ErrorKind::ConnectionReset.into()),
             }
         };
-        self.respond(response, version, is_head, persists && !wish).await
+        let then = self.respond(response, version, is_head, persists && !wish).await?;
+        if matches!(permit, Permit::Refused(_)) { self.pause(None, then).await } else { Ok(then) }
     }
 
     async fn refuse(&mut self, why: BadHead) -> io::Result<Then> {
@@ -325,25 +397,25 @@ impl<W: Wire> Http1<W> {
         write::fields(&mut out, response.headers());
         self.end_head(&mut out, self.handler.clock.unix(), (version, persists, framing));
         self.send_body(out, response.into_body(), framing).await?;
-        Ok(match (persists, mistrusted || !self.input.is_empty()) {
-            (true, _) => Then::Next,
-            (false, false) => Then::End,
-            (false, true) => Then::Linger,
-        })
+        Ok(Then::after(persists, mistrusted || !self.input.is_empty()))
     }
 
     /// Sends a head and the body after it, chunk by chunk.
     async fn send_body(&mut self, mut head: Vec<u8>, mut body: Body, framing: Framing) -> io::Result<()> {
         let mut left = if let Framing::Length(length) = framing { length } else { u64::MAX };
-        let mut turn = 0;
+        let (mut turn, mut parts) = (0, 0_u64);
         loop {
+            parts += 1;
+            if parts.is_multiple_of(TURN_PARTS) {
+                tokio::task::yield_now().await;
+            }
             // The head goes first where the body has to be waited for.
             let next = match poll_fn(|cx| Poll::Ready(body.poll_chunk(cx))).await {
                 _ if framing == Framing::NoBody => None,
                 Poll::Ready(next) => next,
                 Poll::Pending => {
                     let mut sending = Sending::new(std::mem::take(&mut head), None, None);
-                    poll_fn(|cx| sending.poll(&mut self.wire, cx)).await?;
+                    poll_fn(|cx| sending.poll(&mut self.wire, &self.connection, cx)).await?;
                     poll_fn(|cx| self.wire.poll_flush(cx)).await?;
                     poll_fn(|cx| body.poll_chunk(cx)).await
                 }
@@ -364,6 +436,17 @@ impl<W: Wire> Http1<W> {
             assert!(length <= left, "a body is longer than its head says");
             left -= length;
             let over = chunk.is_none();
+            if let Some(chunk) = chunk.as_ref().filter(|_| left > 0 && matches!(framing, Framing::Length(_)))
+                && chunk.bytes.len() <= PIECE_MAX
+                && head.len() + chunk.bytes.len() <= GATHERED_MAX
+            {
+                // A call for each of many parts would cost more than all of them together.
+                head.extend_from_slice(&chunk.bytes);
+                if lost_pages::hold(&chunk.bytes) {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+                continue;
+            }
             if framing == Framing::Chunked {
                 let mark = match length {
                     0 => "0\r\n\r\n".to_owned(),
@@ -373,7 +456,7 @@ impl<W: Wire> Http1<W> {
             }
             let mut sending = Sending::new(std::mem::take(&mut head), chunk, None);
             sending.turn = turn;
-            poll_fn(|cx| sending.poll(&mut self.wire, cx)).await?;
+            poll_fn(|cx| sending.poll(&mut self.wire, &self.connection, cx)).await?;
             turn = sending.turn;
             if framing == Framing::Chunked && !over {
                 head.extend_from_slice(b"\r\n");
@@ -417,62 +500,6 @@ impl<W: Wire> Http1<W> {
         });
         if timeout(config.config.linger_timeout, emptied).await.is_err() {
             tracing::trace!(client = %self.connection.peer, "a client goes on sending after the last word");
-        }
-    }
-}
-
-impl Sending {
-    fn new(head: Vec<u8>, chunk: Option<Chunk>, exchange: Option<Exchange>) -> Self {
-        Self { head, head_sent: 0, chunk, chunk_sent: 0, exchange, turn: 0 }
-    }
-
-    /// Sends with `head` before the chunk, as far as that goes at once; keeps what is left of it, and tells whether all has gone. An
-    /// error shows when the rest is sent.
-    fn send_from_desk(&mut self, wire: &mut impl Wire, head: &[u8], cx: &mut Context<'_>) -> bool {
-        let body = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes);
-        let mapping = self.chunk.as_ref().and_then(|chunk| chunk.mapping.as_deref());
-        let sent = match wire.poll_send(cx, &Outgoing { head, body, mapping }) {
-            Poll::Ready(Ok(sent)) => sent,
-            Poll::Ready(Err(_)) | Poll::Pending => 0,
-        };
-        let of_head = sent.min(head.len());
-        if of_head < head.len() {
-            self.head = head[of_head..].to_vec();
-        }
-        self.took(sent - of_head);
-        self.head.is_empty() && self.chunk.is_none()
-    }
-
-    /// `count` bytes of the chunk have gone.
-    fn took(&mut self, count: usize) {
-        self.chunk_sent += count;
-        if let Some(exchange) = &mut self.exchange {
-            exchange.sent(count as u64);
-        }
-        if self.chunk.as_ref().is_some_and(|chunk| chunk.bytes.len() == self.chunk_sent) {
-            self.chunk = None;
-        }
-    }
-
-    fn poll(&mut self, wire: &mut impl Wire, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let head = &self.head[self.head_sent..];
-            let body = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes[self.chunk_sent..]);
-            if head.is_empty() && body.is_empty() {
-                self.exchange = None;
-                return Poll::Ready(Ok(()));
-            }
-            if self.turn >= TURN_BYTES {
-                self.turn = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            let mapping = self.chunk.as_ref().and_then(|chunk| chunk.mapping.as_deref());
-            let sent = ready!(wire.poll_send(cx, &Outgoing { head, body, mapping }))?;
-            let of_head = sent.min(head.len());
-            self.head_sent += of_head;
-            self.turn += sent as u64;
-            self.took(sent - of_head);
         }
     }
 }

@@ -29,8 +29,10 @@ pub(super) use gate::{Asking, Gate, Grant};
 use keys::{Keys, KeysError};
 use nonces::Nonces;
 
-use super::renewal::{Stamp, stamp};
-use crate::telemetry::metrics::Metrics;
+use crate::{
+    sys::{Stamp, Watch, stamp},
+    telemetry::metrics::Metrics,
+};
 
 /// Why URLs cannot be told from forged ones.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +51,9 @@ pub struct Signing {
     config: Config,
     query_in_key: bool,
     keys: ArcSwap<Generation>,
-    nonces: Nonces,
-    files: Mutex<Watched>,
+    /// Outlives other keys and rules: what was used stays so.
+    nonces: Arc<Nonces>,
+    files: Mutex<Watch>,
     metrics: Arc<Metrics>,
 }
 
@@ -59,14 +62,6 @@ pub struct Signing {
 struct Generation {
     keys: Keys,
     number: u64,
-}
-
-#[derive(Debug)]
-struct Watched {
-    /// What the files looked like when they were last loaded, good or not.
-    tried: Vec<Stamp>,
-    /// What they looked like at the last look.
-    seen: Vec<Stamp>,
 }
 
 /// Reads the keys of a configuration. Blocks.
@@ -99,13 +94,35 @@ impl Signing {
         Ok(Some(Arc::new(Self::with(config, keys, stamps, metrics))))
     }
 
+    /// As [`Signing::start`], in the place of `before`: nonces that were used stay so. Blocks.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn renewed(
+        config: &super::Config,
+        metrics: &Arc<Metrics>,
+        before: Option<&Self>,
+    ) -> Result<Option<Arc<Self>>, SigningError> {
+        let signing = &config.signing;
+        if !signing.is_on() {
+            return Ok(None);
+        }
+        let stamps = stamps(signing);
+        let mut made = Self::with(config, load(signing)?, stamps, metrics);
+        if let Some(before) = before {
+            made.nonces = Arc::clone(&before.nonces);
+            made.nonces.set_most(signing.nonces_max);
+        }
+        Ok(Some(Arc::new(made)))
+    }
+
     fn with(config: &super::Config, keys: Keys, stamps: Vec<Stamp>, metrics: &Arc<Metrics>) -> Self {
         Self {
             config: config.signing.clone(),
             query_in_key: config.query_in_key,
             keys: ArcSwap::from_pointee(Generation { keys, number: 0 }),
-            nonces: Nonces::new(config.signing.nonces_max),
-            files: Mutex::new(Watched { tried: stamps.clone(), seen: stamps }),
+            nonces: Arc::new(Nonces::new(config.signing.nonces_max)),
+            files: Mutex::new(Watch::new(stamps)),
             metrics: Arc::clone(metrics),
         }
     }
@@ -113,11 +130,7 @@ impl Signing {
     /// Takes over what has changed and then stayed as it was for one look.
     pub fn look(&self) {
         let mut files = self.files.lock();
-        let now = stamps(&self.config);
-        let settled = now == files.seen;
-        files.seen.clone_from(&now);
-        if settled && now != files.tried {
-            files.tried = now;
+        if files.is_due(stamps(&self.config)) {
             self.load();
         }
     }
@@ -125,8 +138,7 @@ impl Signing {
     /// Takes over what is there.
     pub fn reload(&self) {
         let mut files = self.files.lock();
-        files.tried = stamps(&self.config);
-        files.seen = files.tried.clone();
+        *files = Watch::new(stamps(&self.config));
         self.load();
     }
 

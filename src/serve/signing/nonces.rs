@@ -1,6 +1,9 @@
 //! Nonces that were used (`jti`; RFC 9246, 2.1.7), until the tokens that have them expire.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use parking_lot::Mutex;
 
@@ -14,7 +17,7 @@ type Digest = [u8; 32];
 /// Of all workers: a client may come back to another one.
 #[derive(Debug)]
 pub(super) struct Nonces {
-    most: usize,
+    most: AtomicUsize,
     used: Mutex<Used>,
 }
 
@@ -26,7 +29,12 @@ struct Used {
 
 impl Nonces {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, used: Mutex::default() }
+        Self { most: AtomicUsize::new(most), used: Mutex::default() }
+    }
+
+    /// How many are remembered from now on; none is forgotten for it.
+    pub(super) fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Uses a nonce for an asset; it can be used for each once.
@@ -49,7 +57,7 @@ impl Nonces {
             return Err(Denial::Replayed);
         }
         // To forget one that is still good would let it be used again.
-        if used.digests.len() >= self.most {
+        if used.digests.len() >= self.most.load(Ordering::Relaxed) {
             return Err(Denial::Nonce);
         }
         used.digests.insert(digest);

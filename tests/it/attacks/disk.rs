@@ -4,7 +4,8 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 use rustls::version::{TLS12, TLS13};
 
-use crate::support::{Appliance, Authority, Client, Content, KeyKind, Origin, Setup, request, run};
+use super::PATIENCE;
+use crate::support::{Appliance, Authority, Client, Content, KeyKind, Origin, Setup, request, run, wait_until};
 
 const LENGTH: u64 = 16 << 20;
 
@@ -25,6 +26,7 @@ fn victim() -> Victim {
 }
 
 impl Victim {
+    /// The largest: the film.
     fn file(&self) -> PathBuf {
         let files = walkdir::WalkDir::new(self.appliance.volume()).into_iter().filter_map(Result::ok);
         let largest = files
@@ -80,6 +82,53 @@ fn truncation_of_a_file_that_is_encrypted() {
             victim.content.assert_is(12_000_000, &response.body);
         }
     }
+}
+
+/// As above, cut between the look at whether bytes are in memory and their being read: clients that take nothing stop the server in the
+/// middle of what it has found there. Reading on raises SIGBUS for real, which the handler has to survive; the log shows that it did. Only
+/// those who are sent the film may be cut: who is sent another one at that moment gets all of it.
+#[test]
+fn truncation_between_the_look_and_the_reading() {
+    const CLIENTS: u64 = 12;
+    let (authority, origin) = (Authority::new(), Origin::start());
+    let content = origin.publish_new("/film.mp4", 1, LENGTH);
+    let other = origin.publish_new("/other.mp4", 2, LENGTH / 2);
+    let issued = authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2040));
+    let setup = Setup::new(&origin).workers(1).tls(&issued, &[], "").tables("[log]\nfilter = \"debug\"");
+    let appliance = setup.start();
+    content.assert_is(0, &appliance.get("/film.mp4").body);
+    other.assert_is(0, &appliance.get("/other.mp4").body);
+    let victim = Victim { authority, appliance, content, _origin: origin };
+    let config = victim.authority.client(&[&TLS13], &["http/1.1"]);
+    let begun = |target: &str, from: u64| {
+        let mut client = Client::connect_tls(victim.appliance.https(), "a.test", &config).expect("a session");
+        client.send(&request("GET", target, &[("Range", &format!("bytes={from}-"))]));
+        let head = client.read_head().expect("it begins");
+        (client, head, from)
+    };
+    let cut: Vec<_> = (0..CLIENTS).map(|n| begun("/film.mp4", (1 << 20) + n * 300_001)).collect();
+    let whole: Vec<_> = (0..4).map(|n| begun("/other.mp4", n * 10_001)).collect();
+    let sent = || victim.appliance.metric("oca_sent_bytes_total", "path=\"encrypted\"");
+    let mut before = -1.0;
+    wait_until("all sockets are full", PATIENCE, || {
+        let now = sent();
+        std::mem::replace(&mut before, now) == now
+    });
+    let file = fs::File::options().write(true).open(victim.file()).expect("it is there");
+    file.set_len(1 << 20).expect("cut short");
+    let mut broken = 0;
+    for (mut client, head, from) in cut {
+        let read = client.read_body(&head, "GET");
+        broken += u64::from(read.is_err());
+        victim.content.assert_is(from, &read.unwrap_or_else(|cut| cut.received));
+    }
+    for (mut client, head, from) in whole {
+        other.assert_is(from, &client.read_body(&head, "GET").expect("it has lost nothing"));
+    }
+    assert!(broken > 0, "no response was cut");
+    let log = victim.appliance.whole_log();
+    assert!(log.contains("pages of a file are gone, and were in what was to be sent"), "no page was missed");
+    assert_eq!(victim.appliance.admin("/live").status(), 200, "the process lives");
 }
 
 /// A FIFO, a link or a folder in place of a stored file (CWE-59, CWE-363): opening a FIFO waits for ever, a link leads anywhere. After a

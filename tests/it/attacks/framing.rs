@@ -102,6 +102,10 @@ fn upgrades_to_h2c_and_websocket() {
 #[test]
 fn pipelining_flood() {
     let (_origin, appliance) = victim();
+    // What an appliance allocates for the first who comes is not the flood's.
+    for _ in 0..20 {
+        assert_eq!(appliance.get("/film.mp4").status(), 200);
+    }
     let before = appliance.resident_bytes();
     let mut clients: Vec<Client> = (0..8).map(|_| appliance.connect()).collect();
     let flood = b"GET /film.mp4 HTTP/1.1\r\nHost: t\r\n\r\n".repeat(1000);
@@ -111,8 +115,9 @@ fn pipelining_flood() {
     for _ in 0..20 {
         assert_eq!(appliance.get("/film.mp4").status(), 200);
     }
+    // All the answers of one client are 1.4 MB. The allocator may take a page or two of 2 MiB for anything at all.
     let each = appliance.resident_bytes().saturating_sub(before) / 8;
-    assert!(each < 256 << 10, "{each} bytes each");
+    assert!(each < 768 << 10, "{each} bytes each");
     for client in &mut clients {
         for _ in 0..1000 {
             assert_eq!(client.read_response("GET").expect("in order").body.len(), 1000);

@@ -1,6 +1,7 @@
 //! The real binary in a process of its own.
 
 use std::{
+    ffi::OsString,
     fs,
     io::Write,
     net::SocketAddr,
@@ -25,13 +26,27 @@ pub(crate) struct Setup {
     source_extra: String,
     catalog: String,
     storage: String,
+    admin: String,
     rest: String,
+    manner: Manner,
+}
+
+/// How the process is started.
+#[derive(Clone, Default)]
+struct Manner {
+    environment: Vec<(&'static str, OsString)>,
+    /// What mounts it has for itself.
+    mounts: Option<String>,
+    unprivileged: bool,
+    /// What a shell does first.
+    before: Option<&'static str>,
 }
 
 /// A running appliance; killed when dropped.
 pub(crate) struct Appliance {
     child: Child,
     home: tempfile::TempDir,
+    manner: Manner,
     http: SocketAddr,
     https: Option<SocketAddr>,
     admin: SocketAddr,
@@ -48,13 +63,16 @@ impl Setup {
         Self {
             source: url.into(),
             capacity: "1 GiB".into(),
-            serve: "workers = 2\n".into(),
+            // A test machine that is busy with others' tests is no overload that anybody asked for.
+            serve: "workers = 2\nqueue_delay_max = \"0 s\"\n".into(),
             // A failing origin shall be asked again at once: tests do not wait for patience to end.
             fill: "retry_delay = \"10 ms\"\nretry_delay_max = \"50 ms\"\n".into(),
             source_extra: String::new(),
             catalog: String::new(),
             storage: String::new(),
+            admin: String::new(),
             rest: String::new(),
+            manner: Manner::default(),
         }
     }
 
@@ -72,6 +90,12 @@ impl Setup {
     /// In place of the two workers of all tests.
     pub(crate) fn workers(mut self, count: usize) -> Self {
         self.serve = self.serve.replace("workers = 2\n", &format!("workers = {count}\n"));
+        self
+    }
+
+    /// With the rules of overload in force.
+    pub(crate) fn sheds(mut self) -> Self {
+        self.serve = self.serve.replace("queue_delay_max = \"0 s\"\n", "");
         self
     }
 
@@ -99,6 +123,12 @@ impl Setup {
         self
     }
 
+    pub(crate) fn operators(mut self, lines: &str) -> Self {
+        self.admin.push_str(lines);
+        self.admin.push('\n');
+        self
+    }
+
     /// Whole tables.
     pub(crate) fn tables(mut self, lines: &str) -> Self {
         self.rest.push_str(lines);
@@ -106,13 +136,36 @@ impl Setup {
         self
     }
 
+    pub(crate) fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.manner.environment.push((name, value.into()));
+        self
+    }
+
+    /// With mounts of its own, made by a shell; `$VOLUME` is its volume.
+    pub(crate) fn mounts(mut self, commands: &str) -> Self {
+        self.manner.mounts = Some(commands.into());
+        self
+    }
+
+    /// As a user without any rights, where the tests are run by root.
+    pub(crate) fn unprivileged(mut self) -> Self {
+        self.manner.unprivileged = true;
+        self
+    }
+
+    /// What a shell does before it becomes the appliance.
+    pub(crate) fn before(mut self, commands: &'static str) -> Self {
+        self.manner.before = Some(commands);
+        self
+    }
+
     fn text(&self, home: &Path) -> String {
-        let Self { source, capacity, serve, fill, source_extra, catalog, storage, rest } = self;
+        let Self { source, capacity, serve, fill, source_extra, catalog, storage, admin, rest, manner: _ } = self;
         let volume = home.join("volume");
         format!(
             "[serve]\nhttp = [\"127.0.0.1:0\"]\n{serve}\n[storage]\n{storage}\n[[storage.volume]]\npath = {volume:?}\n\
              capacity = \"{capacity}\"\n\n[catalog]\n{catalog}\n[fill]\n{fill}\n[[fill.source]]\nkind = \"origin\"\n\
-             url = \"{source}\"\n{source_extra}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n{rest}"
+             url = \"{source}\"\n{source_extra}\n[admin]\nlisten = \"127.0.0.1:0\"\n{admin}\n{rest}"
         )
     }
 
@@ -120,19 +173,62 @@ impl Setup {
         let home = tempfile::Builder::new().prefix("oca-test-").tempdir().expect("a scratch folder");
         fs::create_dir(home.path().join("volume")).expect("a volume");
         fs::write(home.path().join("oca.toml"), self.text(home.path())).expect("a configuration");
-        let (child, [http, https, admin], ready_after) = launch(home.path());
+        let (child, [http, https, admin], ready_after) = launch(home.path(), &self.manner);
         let (http, admin) = (http.expect("it listens"), admin.expect("it listens"));
-        Appliance { child, home, http, https, admin, ready_after }
+        Appliance { child, home, manner: self.manner, http, https, admin, ready_after }
     }
 }
 
 /// The process, and its addresses for HTTP, HTTPS and operators.
-fn launch(home: &Path) -> (Child, [Option<SocketAddr>; 3], Duration) {
+fn launch(home: &Path, manner: &Manner) -> (Child, [Option<SocketAddr>; 3], Duration) {
+    let begin = Instant::now();
+    let mut child = spawn(home, manner);
+    let mut addresses = None;
+    wait_until("ready", READY_MAX, || {
+        addresses = announced(home, &mut child);
+        addresses.is_some()
+    });
+    (child, addresses.expect("announced"), begin.elapsed())
+}
+
+/// Its addresses, once it has said them.
+fn announced(home: &Path, child: &mut Child) -> Option<[Option<SocketAddr>; 3]> {
+    if let Some(status) = child.try_wait().expect("it is our child") {
+        panic!("the appliance ended with {status} before it was ready:\n{}", tail(home));
+    }
+    let text = fs::read_to_string(home.join("announced.json")).unwrap_or_default();
+    if !text.trim_end().ends_with('}') {
+        return None;
+    }
+    let announcement: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let address = |value: &serde_json::Value| value.as_str().map(|text| text.parse().expect("an address"));
+    let [http, https, admin] = ["http", "https", "admin"].map(|name| &announcement[name]);
+    Some([address(&http[0]), address(&https[0]), address(admin)])
+}
+
+fn spawn(home: &Path, manner: &Manner) -> Child {
     let announced = home.join("announced.json");
     drop(fs::remove_file(&announced));
     let log = fs::File::options().create(true).append(true).open(home.join("log")).expect("a log");
-    let begin = Instant::now();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_oca"))
+    let mut command = match manner.before {
+        _ if manner.unprivileged && rustix::process::geteuid().is_root() => as_nobody(home),
+        Some(before) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{before}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_oca")]);
+            shell
+        }
+        None => match &manner.mounts {
+            Some(mounts) => {
+                let mut shell = Command::new("unshare");
+                let script = format!("{mounts} && exec \"$0\" \"$@\"");
+                shell.args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_oca")]).env("VOLUME", home.join("volume"));
+                shell
+            }
+            None => Command::new(env!("CARGO_BIN_EXE_oca")),
+        },
+    };
+    command
+        .envs(manner.environment.iter().map(|(name, value)| (name, value)))
         .arg("serve")
         .arg("--config")
         .arg(home.join("oca.toml"))
@@ -142,19 +238,21 @@ fn launch(home: &Path) -> (Child, [Option<SocketAddr>; 3], Duration) {
         .stdout(log.try_clone().expect("a descriptor"))
         .stderr(log)
         .spawn()
-        .expect("the appliance starts");
-    let mut text = String::new();
-    wait_until("ready", READY_MAX, || {
-        if let Some(status) = child.try_wait().expect("it is our child") {
-            panic!("the appliance ended with {status} before it was ready:\n{}", tail(home));
-        }
-        text = fs::read_to_string(&announced).unwrap_or_default();
-        text.trim_end().ends_with('}')
-    });
-    let announcement: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let address = |value: &serde_json::Value| value.as_str().map(|text| text.parse().expect("an address"));
-    let [http, https, admin] = ["http", "https", "admin"].map(|name| &announcement[name]);
-    (child, [address(&http[0]), address(&https[0]), address(admin)], begin.elapsed())
+        .expect("the appliance starts")
+}
+
+/// The binary, where everybody may run it, as a user who owns its home and nothing else.
+fn as_nobody(home: &Path) -> Command {
+    use std::os::unix::{fs::chown, process::CommandExt};
+    const NOBODY: u32 = 65_534;
+    let binary = home.join("oca");
+    fs::copy(env!("CARGO_BIN_EXE_oca"), &binary).expect("copied");
+    for path in [home, &home.join("volume"), &binary] {
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("we are root");
+    }
+    let mut command = Command::new(binary);
+    command.uid(NOBODY).gid(NOBODY);
+    command
 }
 
 fn tail(home: &Path) -> String {
@@ -175,6 +273,15 @@ impl Appliance {
         format!("http://{}{path}", self.http)
     }
 
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Where operators connect to.
+    pub(crate) fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
     pub(crate) fn connect(&self) -> Client {
         Client::connect(self.http)
     }
@@ -188,7 +295,22 @@ impl Appliance {
     }
 
     pub(crate) fn admin(&self, path: &str) -> Response {
-        Client::connect(self.admin).ask("GET", path, &[("Connection", "close")])
+        self.admin_with(path, "")
+    }
+
+    /// As `admin`, with further fields, each with its line end.
+    pub(crate) fn admin_with(&self, path: &str, fields: &str) -> Response {
+        let mut client = Client::connect(self.admin);
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n{fields}\r\n", self.admin);
+        client.send(head.as_bytes());
+        client.read_response("GET").expect("the response is whole")
+    }
+
+    /// The status page, as a browser without scripts gets it.
+    pub(crate) fn page(&self) -> String {
+        let page = self.admin_with("/", "Accept: text/html\r\n");
+        assert_eq!(page.status(), 200);
+        String::from_utf8(page.body).expect("text")
     }
 
     /// Sum of a metric over all series whose labels contain `labels` (as written, such as `status="200"`).
@@ -220,6 +342,12 @@ impl Appliance {
         let (_, fields) = stat.rsplit_once(") ").expect("the kernel says so");
         let ticks = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number"));
         Duration::from_millis(ticks.sum::<u64>() * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    /// A path as the appliance sees it, which may have mounts of its own.
+    pub(crate) fn seen(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        root.join(path.strip_prefix("/").expect("an absolute path"))
     }
 
     pub(crate) fn volume(&self) -> PathBuf {
@@ -268,6 +396,11 @@ impl Appliance {
         tail(self.home.path())
     }
 
+    /// All of its log.
+    pub(crate) fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.home.path().join("log")).expect("a log")).into_owned()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it runs");
@@ -276,9 +409,26 @@ impl Appliance {
 
     /// Starts again on the same storage. The addresses change.
     pub(crate) fn start_again(&mut self) {
-        let (child, [http, https, admin], ready_after) = launch(self.home.path());
+        let (child, [http, https, admin], ready_after) = launch(self.home.path(), &self.manner);
         (self.child, self.https, self.ready_after) = (child, https, ready_after);
         (self.http, self.admin) = (http.expect("it listens"), admin.expect("it listens"));
+    }
+
+    /// As `start_again`, if it is ready by then; killed if it is not. Tells which.
+    pub(crate) fn start_again_until(&mut self, end: Instant) -> bool {
+        self.child = spawn(self.home.path(), &self.manner);
+        loop {
+            if let Some([http, https, admin]) = announced(self.home.path(), &mut self.child) {
+                (self.http, self.https) = (http.expect("it listens"), https);
+                self.admin = admin.expect("it listens");
+                return true;
+            }
+            if Instant::now() >= end {
+                self.kill();
+                return false;
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -3,12 +3,14 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use super::Client;
+use super::{Client, wait_until};
 
 /// One browser window; closed when dropped.
 pub(crate) struct Browser {
@@ -65,6 +67,23 @@ impl Browser {
     pub(crate) fn script(&self, script: &str) -> Value {
         let script = format!("const done = arguments[arguments.length - 1];\n{script}");
         self.in_session("execute/async", &json!({"script": script, "args": []}))
+    }
+
+    /// Has it look as on another device (Chrome DevTools Protocol).
+    pub(crate) fn emulate(&self, command: &str, parameters: &Value) {
+        self.in_session("goog/cdp/execute", &json!({"cmd": command, "params": parameters}));
+    }
+
+    /// Runs a script again and again until what it answers is true.
+    pub(crate) fn wait_for(&self, what: &str, script: &str) {
+        wait_until(what, Duration::from_secs(30), || self.script(script) == true);
+    }
+
+    /// A picture of the page into `target/`, for people to look at.
+    pub(crate) fn save(&self, name: &str) {
+        use base64::Engine as _;
+        let picture = base64::engine::general_purpose::STANDARD.decode(self.screenshot()).expect("base64");
+        std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name), picture).expect("target is writable");
     }
 
     /// The page as it looks, as PNG in base64.

@@ -106,10 +106,20 @@ impl Client {
         Ok(Self { stream: Stream::Plain(open(address)?), ahead: Vec::new() })
     }
 
+    /// On a socket that was connected in a way of its own.
+    pub(crate) fn over(stream: TcpStream) -> Self {
+        Self { stream: Stream::Plain(stream), ahead: Vec::new() }
+    }
+
     /// Connects by TLS, to the end of the handshake.
     pub(crate) fn connect_tls(address: SocketAddr, host: &str, config: &Arc<rustls::ClientConfig>) -> io::Result<Self> {
+        Self::over_tls(open(address)?, host, config)
+    }
+
+    /// As `connect_tls`, on a socket that was connected in a way of its own.
+    pub(crate) fn over_tls(socket: TcpStream, host: &str, config: &Arc<rustls::ClientConfig>) -> io::Result<Self> {
         let session = rustls::ClientConnection::new(Arc::clone(config), server_name(host)).map_err(io::Error::other)?;
-        let mut stream = rustls::StreamOwned::new(session, open(address)?);
+        let mut stream = rustls::StreamOwned::new(session, socket);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
         }
@@ -267,7 +277,14 @@ impl Client {
 
     fn more(&mut self) -> Result<(), Cut> {
         let mut chunk = [0; 16 << 10];
-        match self.stream.read(&mut chunk) {
+        // With a timeout of its own, a read does not go on by itself after the machine was stopped for a moment (`signal(7)`).
+        let read = loop {
+            match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => Err(Cut { received: std::mem::take(&mut self.ahead), reset: false }),
             Ok(count) => {
                 self.ahead.extend_from_slice(&chunk[..count]);

@@ -63,8 +63,15 @@ pub(crate) fn literal(block: &mut Vec<u8>, name: Result<u8, &str>, value: &str) 
             block.extend(name.as_bytes());
         }
     }
-    assert!(value.len() < 127);
-    block.push(value.len() as u8);
+    // Seven bits, and seven in each byte after that (RFC 7541, 5.1).
+    block.push(value.len().min(127) as u8);
+    if let Some(mut more) = value.len().checked_sub(127) {
+        while more >= 128 {
+            block.push(more as u8 | 128);
+            more >>= 7;
+        }
+        block.push(more as u8);
+    }
     block.extend(value.as_bytes());
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Written over bare sockets: an HTTP library would refuse to send most of what a broken origin sends.
 
+mod answer;
+
 use std::{
     collections::HashMap,
     io::{self, Read, Write},
@@ -12,12 +14,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::{Condvar, Mutex};
 
 use super::Content;
+use answer::answer;
 
 /// What the origin publishes under one path.
 #[derive(Clone, Debug)]
@@ -42,6 +45,10 @@ pub(crate) enum Body {
 pub(crate) enum Fault {
     /// Answers with this status and a short text.
     Status(u16),
+    /// Answers with this status, and wants to be asked again after so many seconds.
+    Later(u16, u64),
+    /// The byte at this offset of the asset is another one.
+    Flipped(u64),
     /// Closes the connection in place of an answer.
     Hangup,
     /// Answers with something that is not HTTP.
@@ -88,6 +95,8 @@ pub(crate) struct Seen {
     pub(crate) fields: Vec<(String, String)>,
     /// Bytes of body handed to the kernel.
     pub(crate) sent: u64,
+    /// When it came.
+    pub(crate) at: Instant,
 }
 
 /// Holds back every answer for one path while it lives.
@@ -253,6 +262,16 @@ impl Origin {
         state.seen.iter().filter(|seen| seen.target.split('?').next() == Some(path)).cloned().collect()
     }
 
+    /// Connections that are open, or whose last request is still being answered.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.state.lock().connections.len()
+    }
+
+    /// All requests so far.
+    pub(crate) fn all_seen(&self) -> Vec<Seen> {
+        self.shared.state.lock().seen.clone()
+    }
+
     /// Targets of all requests so far.
     pub(crate) fn targets(&self) -> Vec<String> {
         self.shared.state.lock().seen.iter().map(|seen| seen.target.clone()).collect()
@@ -374,6 +393,9 @@ impl Connection {
                     false
                 }
                 (Some(Fault::Status(status)), _) => self.send_text(&seen, status, &[])?,
+                (Some(Fault::Later(status, seconds)), _) => {
+                    self.send_text(&seen, status, &[("Retry-After", &seconds.to_string())])?
+                }
                 (Some(Fault::Redirect(to)), _) => self.send_text(&seen, 302, &[("Location", &to)])?,
                 (_, None) => self.send_text(&seen, 404, &[])?,
                 (fault, Some(published)) => self.send(&seen, index, answer(&seen, published, fault))?,
@@ -407,7 +429,7 @@ impl Connection {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        Ok(Some(Seen { method, target, fields, sent: 0 }))
+        Ok(Some(Seen { method, target, fields, sent: 0, at: Instant::now() }))
     }
 
     /// Notes the request, waits at its gate, and decides what it gets.
@@ -485,6 +507,11 @@ impl Connection {
             let count = step.min(answer.length - sent).min(cut_at - sent).min(stall_at.saturating_sub(sent).max(1));
             let piece = &mut buffer[..count as usize];
             answer.published.fill(answer.start + sent, piece);
+            if let Some(Fault::Flipped(at)) = answer.fault
+                && let Some(byte) = at.checked_sub(answer.start + sent).and_then(|at| piece.get_mut(at as usize))
+            {
+                *byte ^= 1;
+            }
             if chunked {
                 self.stream.write_all(format!("{count:x}\r\n").as_bytes())?;
             }
@@ -520,80 +547,4 @@ impl Connection {
 #[expect(clippy::disallowed_methods, reason = "an origin that trickles is slow by the clock")]
 fn pause() {
     thread::sleep(Duration::from_millis(5));
-}
-
-/// What a correct origin says, bent by the fault.
-fn answer(seen: &Seen, published: Published, fault: Option<Fault>) -> Answer {
-    let total = published.length();
-    let mut fields = published.fields.clone();
-    let mut add = |name: &str, value: String| fields.push((name.into(), value));
-    add("Date", httpdate::fmt_http_date(std::time::SystemTime::now()));
-    if let Some(etag) = &published.etag {
-        add("ETag", etag.clone());
-    }
-    if let Some(date) = &published.last_modified {
-        add("Last-Modified", date.clone());
-    }
-    if matches!(fault, Some(Fault::Gzip)) {
-        add("Content-Encoding", "gzip".into());
-    }
-    if not_modified(seen, &published) {
-        return Answer { status: 304, fields, published, start: 0, length: 0, fault };
-    }
-    let range = seen.field("range").filter(|_| published.ranges && !matches!(fault, Some(Fault::Whole)));
-    let range = range.filter(|_| {
-        seen.field("if-range").is_none_or(|asked| {
-            Some(asked) == published.etag.as_deref() || Some(asked) == published.last_modified.as_deref()
-        })
-    });
-    let range = range.and_then(|range| parse_range(range, total));
-    if published.ranges {
-        add("Accept-Ranges", "bytes".into());
-    }
-    let (status, start, end) = match range {
-        None => (200, 0, total),
-        Some((start, end)) if start < end => (206, start, end),
-        Some(_) => {
-            add("Content-Range", format!("bytes */{total}"));
-            add("Content-Length", "0".into());
-            return Answer { status: 416, fields, published, start: 0, length: 0, fault };
-        }
-    };
-    let mut length = end - start;
-    match fault {
-        Some(Fault::Understated(by)) => length = length.saturating_sub(by),
-        Some(Fault::Overlong(by)) => length += by,
-        _ => {}
-    }
-    if status == 206 && !matches!(fault, Some(Fault::NoContentRange)) {
-        let shift = if let Some(Fault::Shifted(by)) = fault { by } else { 0 };
-        let total = if let Some(Fault::Total(total)) = fault { total } else { total };
-        add("Content-Range", format!("bytes {}-{}/{total}", start + shift, end - 1 + shift));
-    }
-    match fault {
-        Some(Fault::Chunked | Fault::ChunkedCut(_)) => add("Transfer-Encoding", "chunked".into()),
-        Some(Fault::UntilClose) => add("Connection", "close".into()),
-        _ => add("Content-Length", length.to_string()),
-    }
-    Answer { status, fields, published, start, length, fault }
-}
-
-fn not_modified(seen: &Seen, published: &Published) -> bool {
-    match (seen.field("if-none-match"), seen.field("if-modified-since")) {
-        (Some(asked), _) => published.etag.as_deref().is_some_and(|etag| asked.split(", ").any(|one| one == etag)),
-        (None, Some(asked)) => published.last_modified.as_deref() == Some(asked),
-        (None, None) => false,
-    }
-}
-
-/// One range as `start..end`; `start == end` where it cannot be satisfied.
-fn parse_range(range: &str, total: u64) -> Option<(u64, u64)> {
-    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
-    let (start, end) = match (first.parse::<u64>(), last.parse::<u64>()) {
-        (Ok(first), Ok(last)) => (first, (last + 1).min(total)),
-        (Ok(first), Err(_)) => (first, total),
-        (Err(_), Ok(suffix)) => (total.saturating_sub(suffix), total),
-        (Err(_), Err(_)) => return None,
-    };
-    Some(if start < total { (start, end) } else { (0, 0) })
 }

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -66,6 +67,22 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
+        self.sign(name, params, kind)
+    }
+
+    /// Issues a certificate for `days` from yesterday on, as public authorities do.
+    pub(crate) fn issue_for(&self, name: &str, hosts: &[&str], (kind, days): (KeyKind, u64)) -> Issued {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let mut params =
+            CertificateParams::new(hosts.iter().map(ToString::to_string).collect::<Vec<_>>()).expect("hosts");
+        params.distinguished_name.push(DnType::CommonName, name);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+        params.not_before = date_time_ymd(1970, 1, 1) + now - DAY;
+        params.not_after = params.not_before + DAY * u32::try_from(days).expect("it fits");
+        self.sign(name, params, kind)
+    }
+
+    fn sign(&self, name: &str, params: CertificateParams, kind: KeyKind) -> Issued {
         let key = match kind {
             KeyKind::Ecdsa => KeyPair::generate(),
             KeyKind::Rsa => KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256),

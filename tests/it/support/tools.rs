@@ -53,6 +53,18 @@ pub(crate) fn missing_tool(program: &str) -> bool {
     !there
 }
 
+/// Says so, and is false, where a process cannot have mounts of its own, which takes root. Where the tests must be complete that is a
+/// failure.
+pub(crate) fn may_mount() -> bool {
+    let mounted = Command::new("unshare").args(["-m", "sh", "-c", "mount -t tmpfs none /mnt"]).output();
+    let may = mounted.is_ok_and(|output| output.status.success());
+    if !may {
+        assert!(std::env::var_os("OCA_TESTS_COMPLETE").is_none(), "mounting takes root");
+        eprintln!("SKIPPED: mounting takes root");
+    }
+    may
+}
+
 /// Runs a program to its end and hands back what it wrote to its standard output; panics if it fails.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().expect("the program starts");

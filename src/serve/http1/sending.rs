@@ -1,0 +1,127 @@
+//! Bytes on their way out, turn by turn.
+
+use std::{
+    io,
+    pin::pin,
+    task::{Context, Poll},
+};
+
+use super::super::{
+    body::Chunk,
+    connection::Connection,
+    exchange::Exchange,
+    wire::{Outgoing, Wire},
+};
+
+/// Bytes sent to one client before the worker looks after the others.
+pub(super) const TURN_BYTES: u64 = 256 << 10;
+/// The same to one that does not go first: about what it costs to answer a viewer, who may come meanwhile.
+const TURN_BYTES_CALLED: u64 = 64 << 10;
+/// What is left of a turn that is not worth a call.
+const TURN_REST: usize = 16 << 10;
+
+/// Bytes on their way out, and what they end when they have gone.
+pub(super) struct Sending {
+    head: Vec<u8>,
+    head_sent: usize,
+    chunk: Option<Chunk>,
+    chunk_sent: usize,
+    pub(super) exchange: Option<Exchange>,
+    /// Bytes sent since others had their turn.
+    pub(super) turn: u64,
+}
+
+/// Gives others their turn: wakes the task once they, and those of whom the kernel has news, have had theirs.
+pub(in crate::serve) fn give_way(cx: &mut Context<'_>) {
+    // Ready at once only outside of a runtime, where there are no others.
+    if pin!(tokio::task::yield_now()).poll(cx).is_ready() {
+        cx.waker().wake_by_ref();
+    }
+}
+
+/// Bytes that may go to a client before the worker looks after the others.
+fn turn_bytes(connection: &Connection) -> u64 {
+    if connection.waited.get().is_zero() { TURN_BYTES } else { TURN_BYTES_CALLED }
+}
+
+/// What of `body` goes in a turn that has `room` for so many bytes: no small rest is left for a call of its own.
+fn of_turn(body: &[u8], room: u64) -> &[u8] {
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    if body.len() > room.saturating_add(TURN_REST) { &body[..room] } else { body }
+}
+
+impl Sending {
+    pub(super) fn new(head: Vec<u8>, chunk: Option<Chunk>, exchange: Option<Exchange>) -> Self {
+        Self { head, head_sent: 0, chunk, chunk_sent: 0, exchange, turn: 0 }
+    }
+
+    /// Sends with `head` before the chunk, as far as that goes at once; keeps what is left of it, and tells whether all has gone. An
+    /// error shows when the rest is sent.
+    pub(super) fn send_from_desk(
+        &mut self,
+        wire: &mut impl Wire,
+        connection: &Connection,
+        head: &[u8],
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let body = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes);
+        let body = of_turn(body, turn_bytes(connection));
+        let mapping = self.chunk.as_ref().and_then(|chunk| chunk.mapping.as_deref());
+        let sent = match wire.poll_send(cx, &Outgoing { head, body, mapping }) {
+            Poll::Ready(Ok(sent)) => sent,
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        let of_head = sent.min(head.len());
+        if of_head < head.len() {
+            self.head = head[of_head..].to_vec();
+        }
+        self.turn = sent as u64;
+        self.took(sent - of_head);
+        self.head.is_empty() && self.chunk.is_none()
+    }
+
+    /// `count` bytes of the chunk have gone.
+    fn took(&mut self, count: usize) {
+        self.chunk_sent += count;
+        if let Some(exchange) = &mut self.exchange {
+            exchange.sent(count as u64);
+        }
+        if self.chunk.as_ref().is_some_and(|chunk| chunk.bytes.len() == self.chunk_sent) {
+            self.chunk = None;
+        }
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        wire: &mut impl Wire,
+        connection: &Connection,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let most = turn_bytes(connection);
+        loop {
+            let head = &self.head[self.head_sent..];
+            let body = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes[self.chunk_sent..]);
+            if head.is_empty() && body.is_empty() {
+                self.exchange = None;
+                return Poll::Ready(Ok(()));
+            }
+            if self.turn + TURN_REST as u64 > most {
+                self.turn = 0;
+                give_way(cx);
+                return Poll::Pending;
+            }
+            let body = of_turn(body, most - self.turn);
+            let mapping = self.chunk.as_ref().and_then(|chunk| chunk.mapping.as_deref());
+            let Poll::Ready(sent) = wire.poll_send(cx, &Outgoing { head, body, mapping }) else {
+                // The next is another turn.
+                self.turn = 0;
+                return Poll::Pending;
+            };
+            let sent = sent?;
+            let of_head = sent.min(head.len());
+            self.head_sent += of_head;
+            self.turn += sent as u64;
+            self.took(sent - of_head);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! A crowd of one client: viewers are served beside it, and it gets no more than its part.
+//!
+//! A request for `/busy` keeps its worker for 10 ms, however fast the machine is.
+
+use std::{
+    io::Write as _,
+    net::TcpStream,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    clients::connect_from,
+    support::{Appliance, Origin, Setup, wait_until},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const BUSY: &str = "/busy";
+const CROWD: &str = "127.0.0.66";
+/// What the hit path leaves to the handler, which is where a request takes its time.
+const REQUEST: &str = "GET /busy HTTP/1.1\r\nHost: a\r\nIf-None-Match: \"another\"\r\nRange: bytes=0-9\r\n\r\n";
+
+fn waited(appliance: &Appliance, why: &str) -> f64 {
+    appliance.metric("oca_turns_waited_total", &format!("why=\"{why}\""))
+}
+
+/// A connection of the crowd that has sent ahead what keeps the worker for some seconds.
+fn one_of_the_crowd(appliance: &Appliance) -> Option<TcpStream> {
+    let mut stream = connect_from(CROWD, appliance.http());
+    stream.write_all(REQUEST.repeat(200).as_bytes()).ok()?;
+    Some(stream)
+}
+
+#[test]
+fn a_crowd_that_costs_much_does_not_keep_viewers_and_newcomers_from_their_turn() {
+    let origin = Origin::start();
+    let (film, busy) = (origin.publish_new("/film.mp4", 1, 100_000), origin.publish_new(BUSY, 2, 50_000));
+    let appliance =
+        Setup::new(&origin).workers(1).serve("connections_max = 400").environment("OCA_BUSY_AT", BUSY).start();
+    film.assert_is(0, &appliance.get("/film.mp4").body);
+    busy.assert_is(0, &appliance.get(BUSY).body);
+    let mut viewer = appliance.connect();
+    film.assert_is(0, &viewer.get("/film.mp4").body);
+
+    // Of 40 connections each turn takes 10 ms, and there are thousands of them: were turns had in order, a viewer would wait for
+    // 40 of them for each request, and a newcomer too.
+    let over = AtomicBool::new(false);
+    let crowd: Vec<TcpStream> = (0..40).filter_map(|_| one_of_the_crowd(&appliance)).collect();
+    wait_until("the crowd waits", PATIENCE, || waited(&appliance, "newcomer") > 100.0);
+    let (mut viewers, mut newcomers) = (0, 0);
+    thread::scope(|scope| {
+        // How often the crowd had its turn meanwhile is what the count of others is compared with: no clock decides.
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                film.assert_is(0, &appliance.get("/film.mp4").body);
+                newcomers += 1;
+            }
+        });
+        let before = waited(&appliance, "newcomer");
+        while waited(&appliance, "newcomer") < before + 200.0 {
+            film.assert_is(0, &viewer.get("/film.mp4").body);
+            viewers += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    // One turn of the crowd for each of theirs, or about that; by turns in order there would be forty.
+    assert!(viewers >= 60, "{viewers} requests of a viewer beside 200 turns of a crowd");
+    assert!(newcomers >= 15, "{newcomers} newcomers beside 200 turns of a crowd");
+    drop(crowd);
+}
+
+#[test]
+fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
+    let origin = Origin::start();
+    let (film, busy) = (origin.publish_new("/film.mp4", 1, 100_000), origin.publish_new(BUSY, 2, 50_000));
+    let appliance =
+        Setup::new(&origin).workers(1).serve("connections_max = 400").environment("OCA_BUSY_AT", BUSY).start();
+    film.assert_is(0, &appliance.get("/film.mp4").body);
+    busy.assert_is(0, &appliance.get(BUSY).body);
+    let refused = || appliance.metric("oca_connections_refused_total", "");
+    let mut crowd = Vec::new();
+    wait_until("more than a quarter of all wait", PATIENCE, || {
+        crowd.extend(one_of_the_crowd(&appliance));
+        refused() > 0.0
+    });
+    assert!(crowd.len() > 64, "{} connections", crowd.len());
+    for _ in 0..5 {
+        film.assert_is(0, &appliance.get("/film.mp4").body);
+    }
+    assert!(appliance.metric("oca_connections", "") < 200.0, "there is room for others");
+}
