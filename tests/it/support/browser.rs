@@ -44,6 +44,11 @@ impl Browser {
             "--no-sandbox".to_owned(),
             "--disable-gpu".to_owned(),
             "--disable-dev-shm-usage".to_owned(),
+            // It keeps to what the test shows it: no look-ups of its maker's services.
+            "--no-first-run".to_owned(),
+            "--disable-background-networking".to_owned(),
+            "--disable-component-update".to_owned(),
+            "--disable-sync".to_owned(),
             "--autoplay-policy=no-user-gesture-required".to_owned(),
             "--window-size=1000,1100".to_owned(),
             format!("--user-data-dir={}", browser._profile.path().display()),
