@@ -286,10 +286,13 @@ impl Catalog {
             }
         }
         let Some(serial) = unknown.iter().map(|name| name.serial).max() else { return Ok(0) };
-        // From here on no version takes the name of one of them.
-        shelf.serial.fetch_max(serial, Ordering::Relaxed);
-        // A version is in the order of eviction before its file exists: what was admitted meanwhile is known now.
-        let known = shelf.recency.lock().by_serial();
+        let known = {
+            // Who has a number already is in the order of eviction too: it may be that of one of them, lost by a crash and given again.
+            let _nobody_names = shelf.naming.write();
+            // From here on no version takes the name of one of them.
+            shelf.serial.fetch_max(serial, Ordering::Relaxed);
+            shelf.recency.lock().by_serial()
+        };
         unknown.retain(|name| !is_of(&known, name));
         let mut removed = 0;
         for name in &unknown {

@@ -52,7 +52,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 pub use asker::Asker;
 pub use config::{Admission, Config};
@@ -116,6 +116,8 @@ struct Shelf {
     volume: Arc<Volume>,
     recency: Mutex<Recency>,
     serial: AtomicU64,
+    /// Held while a version gets its number, until it is in the order of eviction.
+    naming: RwLock<()>,
     records: SyncSender<Record>,
     verify: Mutex<Option<SyncSender<Unverified>>>,
     metrics: Arc<VolumeMetrics>,
@@ -320,6 +322,7 @@ impl Catalog {
             return Err(AdmitError::Withheld);
         }
         let shelf = self.shelf_for(&key.id(), meta.length)?;
+        let naming = shelf.naming.read();
         let serial = shelf.serial.fetch_add(1, Ordering::Relaxed) + 1;
         let file = AssetFile::new(Arc::clone(&shelf.volume), serial, meta.length, 0);
         let blocks = Blocks::new(shelf.volume.block_size().count(meta.length), BlockState::Missing);
@@ -330,6 +333,7 @@ impl Catalog {
             shelf.recency.lock().insert(Arc::clone(&entry));
             self.index.insert(&entry)
         });
+        drop(naming);
         let before = inserted.ok_or(AdmitError::Purged)?;
         if entry.is_sealed() {
             self.record_if_room(&entry, Record::Asset(Arc::clone(&entry)));

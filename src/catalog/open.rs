@@ -13,7 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use crossbeam_queue::ArrayQueue;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::{
     AdmitError, Catalog, Config, Demands, Entry, Shelf,
@@ -311,6 +311,7 @@ impl Opened {
             volume: self.volume,
             recency: Mutex::new(recency),
             serial: AtomicU64::new(self.serial),
+            naming: RwLock::new(()),
             records,
             verify: Mutex::new(Some(verify)),
             metrics,

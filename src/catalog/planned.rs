@@ -182,6 +182,7 @@ impl Catalog {
         let PlannedAsset { mut meta, lifetime, asked } = asset;
         let id = key.id();
         let shelf = self.shelf_for(&id, meta.length)?;
+        let naming = shelf.naming.read();
         let serial = shelf.serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
         let file = AssetFile::new(Arc::clone(&shelf.volume), serial, meta.length, 0);
         let count = shelf.volume.block_size().count(meta.length);
@@ -192,6 +193,7 @@ impl Catalog {
         let work = InWork::new(&entry);
         // In the order of eviction before its file exists, so that nobody takes that for a leftover.
         shelf.recency.lock().insert(Arc::clone(&entry));
+        drop(naming);
         if let Err(err) = self.reserve_planned(&entry, std::slice::from_ref(&(0..count))) {
             self.leave(&entry, Leaving::Evicted);
             return Err(err);

@@ -241,3 +241,33 @@ fn what_was_fetched_ahead_leaves_memory_once_it_is_durable_and_what_is_hot_stays
     let (left, of) = resident(&planned, 64);
     assert!(left * 50 < of, "{left} of {of} pages of the planned asset are in memory");
 }
+
+#[test]
+fn what_is_fetched_ahead_is_written_past_memory_whatever_its_length_and_the_pieces_it_comes_in() {
+    let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/target").expect("tempdir");
+    let held = open(dir.path(), 1000);
+    for (number, length) in [1, 4095, 4096, BLOCK - 1, 3 * BLOCK, 20 * BLOCK + 4097].into_iter().enumerate() {
+        let planned = held.plan(&format!("/{number}"), length);
+        let (bytes, mut writer) = (content(length), planned.writer(0));
+        // Pieces that end nowhere in particular.
+        bytes.chunks(7919).for_each(|piece| writer.write_blocking(piece).expect("written"));
+        drop(writer);
+        let file = planned.file().open_read(planned.id()).expect("open");
+        fadvise(&file, 0, None, Advice::Random).expect("advice is taken");
+        // What is not a whole page at the end goes by memory.
+        let pages = (0..length / 4096 * 4096).step_by(4096).filter(|offset| in_memory(&file, *offset)).count();
+        assert_eq!(pages, 0, "of {length} bytes, and nothing was synced yet");
+        let mut back = vec![0; bytes.len()];
+        planned.read_back(0, &mut back).expect("read");
+        assert!(back == bytes, "{length} bytes");
+    }
+    assert!(held.catalog.flush(Duration::from_secs(20)));
+    held.crash();
+    let held = open(dir.path(), 1000);
+    for (number, length) in [(0, 1), (3, BLOCK - 1), (5, 20 * BLOCK + 4097)] {
+        let hit = held.hit(&format!("/{number}")).expect("held");
+        let mut back = vec![0; usize::try_from(length).expect("small")];
+        hit.read_back(0, &mut back).expect("read");
+        assert!(back == content(length), "{length} bytes after a crash");
+    }
+}

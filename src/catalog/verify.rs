@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     asset::{ByteRange, Digest},
-    storage::{HasFile as _, Volume, VolumeState, is_shortage},
+    storage::{AlignedBuffer, HasFile as _, Volume, VolumeState, is_shortage},
     telemetry::metrics::VolumeMetrics,
 };
 
@@ -47,7 +47,8 @@ const START_PAUSE: Duration = Duration::from_millis(100);
 impl Verifier {
     /// Runs until nobody can ask any more.
     pub(super) fn run(mut self) {
-        let mut buffer = AlignedBuffer::new(self.volume.block_size().bytes());
+        let mut buffer =
+            AlignedBuffer::new(usize::try_from(self.volume.block_size().bytes()).expect("blocks are at most 64 MiB"));
         let mut position = (0, None);
         let mut pause = Duration::ZERO;
         loop {
@@ -144,7 +145,7 @@ impl Verifier {
 
     fn read<'b>(&self, file: &File, range: ByteRange, buffer: &'b mut AlignedBuffer) -> io::Result<&'b [u8]> {
         let len = usize::try_from(range.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let whole = buffer.whole();
+        let whole = buffer.whole_mut();
         let mut read = 0;
         while read < len {
             // Direct reads have to begin and be sized in sectors; only the last one of a file comes back short.
@@ -155,26 +156,5 @@ impl Verifier {
             read += got;
         }
         Ok(&whole[..len])
-    }
-}
-
-/// Memory for direct reads: begins at a page, holds a whole number of them.
-struct AlignedBuffer {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl AlignedBuffer {
-    fn new(bytes: u64) -> Self {
-        const PAGE: usize = 4096;
-        let len = usize::try_from(bytes).expect("blocks are at most 64 MiB").next_multiple_of(PAGE);
-        let memory = vec![0; len + PAGE];
-        let start = memory.as_ptr().align_offset(PAGE);
-        Self { memory, start, len }
-    }
-
-    fn whole(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
     }
 }

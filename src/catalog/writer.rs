@@ -2,6 +2,9 @@
 //!
 //! reserve the block -> pwrite -> mark how far it is (viewers wake) -> at its end: digest, present, to the database
 //!
+//! What is fetched ahead of demand goes past the page cache, in larger pieces, and is seen block by block: nobody waits for it, it would push what
+//! viewers want out of memory, and writing it behind would take time from the threads that serve.
+//!
 //! Blocks that are here, or that somebody else writes, are passed over: the bytes are counted and dropped.
 
 use std::{
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     asset::{ByteRange, Digest},
-    storage::{HasFile as _, is_shortage},
+    storage::{AlignedBuffer, DIRECT_UNIT, HasFile as _, is_shortage},
 };
 
 /// Why bytes could not be written.
@@ -79,6 +82,24 @@ struct Inner {
     file: Option<Arc<File>>,
     block: Option<Block>,
     passed_over: bool,
+    direct: Direct,
+}
+
+/// The way past the page cache.
+#[derive(Debug)]
+enum Direct {
+    Unknown,
+    Off,
+    On(Box<Passing>),
+}
+
+/// Bytes on their way past the page cache.
+#[derive(Debug)]
+struct Passing {
+    file: File,
+    buffer: AlignedBuffer,
+    /// Bytes in the buffer.
+    filled: usize,
 }
 
 /// The block a writer stands in.
@@ -89,7 +110,12 @@ struct Block {
     /// `None` for a block that is passed over.
     hasher: Option<Box<blake3::Hasher>>,
     reserved: bool,
+    /// Whether it is written past the page cache.
+    is_direct: bool,
 }
+
+/// Bytes that are gathered for a write past the page cache.
+const DIRECT_BYTES: usize = 512 << 10;
 
 /// Longest wait for space that is on its way back, and the pause between two looks. Longer than `storage.sync_interval` is by
 /// default; fill waits, viewers who hit do not.
@@ -104,7 +130,15 @@ impl AssetWriter {
         let position = entry.block_size().start_of(block).min(entry.meta().length);
         let id = WRITERS.fetch_add(1, Ordering::Relaxed);
         Self {
-            inner: Some(Box::new(Inner { entry, id, position, file: None, block: None, passed_over: false })),
+            inner: Some(Box::new(Inner {
+                entry,
+                id,
+                position,
+                file: None,
+                block: None,
+                passed_over: false,
+                direct: Direct::Unknown,
+            })),
             position,
         }
     }
@@ -167,12 +201,21 @@ impl Inner {
             let now = take_first(&mut pieces, room);
             let taken = now.iter().map(|piece| piece.len() as u64).sum::<u64>();
             if let Some(hasher) = block.hasher.as_mut() {
+                for piece in &now {
+                    hasher.update(piece);
+                }
+                if block.is_direct {
+                    self.pass(&now)?;
+                    self.position += taken;
+                    if self.position == self.block_end() {
+                        self.flush_passing()?;
+                        self.finish_block()?;
+                    }
+                    continue;
+                }
                 let file = self.file.as_ref().ok_or(WriteError::Stopping)?;
                 let volume = self.entry.file().volume();
                 volume.disk().write_at(file, &now, self.position).map_err(|err| disk_failed(&self.entry, err))?;
-                for piece in now {
-                    hasher.update(piece);
-                }
                 let written = self.position + taken - block.range.start();
                 let written = u32::try_from(written).unwrap_or(u32::MAX);
                 self.position += taken;
@@ -189,6 +232,68 @@ impl Inner {
         Ok(())
     }
 
+    fn block_end(&self) -> u64 {
+        self.block.as_ref().map_or(u64::MAX, |block| block.range.end())
+    }
+
+    /// Gathers `pieces`, which come at the present position, for writes past the page cache.
+    fn pass(&mut self, pieces: &[&[u8]]) -> Result<(), WriteError> {
+        let mut at = self.position;
+        for mut piece in pieces.iter().copied() {
+            while !piece.is_empty() {
+                let Direct::On(passing) = &mut self.direct else { return Err(WriteError::Stopping) };
+                let room = &mut passing.buffer.whole_mut()[passing.filled..];
+                let (now, later) = piece.split_at(piece.len().min(room.len()));
+                room[..now.len()].copy_from_slice(now);
+                (passing.filled, at, piece) = (passing.filled + now.len(), at + now.len() as u64, later);
+                if passing.filled == passing.buffer.whole().len() {
+                    self.write_passing(at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is gathered at the end of a block.
+    fn flush_passing(&mut self) -> Result<(), WriteError> {
+        self.write_passing(self.position)
+    }
+
+    /// Writes what is gathered and ends at `end`.
+    fn write_passing(&mut self, end: u64) -> Result<(), WriteError> {
+        let (Direct::On(passing), Some(file)) = (&mut self.direct, self.file.as_ref()) else { return Ok(()) };
+        let disk = self.entry.file().volume().disk();
+        let bytes = &passing.buffer.whole()[..std::mem::take(&mut passing.filled)];
+        let begin = end - bytes.len() as u64;
+        // The end of a file is seldom that of a page.
+        let (pages, rest) = bytes.split_at(bytes.len() / DIRECT_UNIT * DIRECT_UNIT);
+        let written = match disk.write_at(&passing.file, &[pages], begin) {
+            // A disk of larger sectors than we know of.
+            Err(err) if err.kind() == io::ErrorKind::InvalidInput => disk.write_at(file, &[pages], begin),
+            written => written,
+        };
+        let written = written.and_then(|()| disk.write_at(file, &[rest], begin + pages.len() as u64));
+        written.map_err(|err| disk_failed(&self.entry, err))
+    }
+
+    /// Whether the block that begins now is written past the page cache.
+    fn goes_direct(&mut self) -> Result<bool, WriteError> {
+        // Who has it mapped reads it by the page cache.
+        if !self.entry.leaves_memory() {
+            return Ok(false);
+        }
+        if matches!(self.direct, Direct::Unknown) {
+            let file = self.entry.file().open_write_direct(self.entry.id());
+            self.direct = match file.map_err(|err| disk_failed(&self.entry, err))? {
+                Some(file) => {
+                    Direct::On(Box::new(Passing { file, buffer: AlignedBuffer::new(DIRECT_BYTES), filled: 0 }))
+                }
+                None => Direct::Off,
+            };
+        }
+        Ok(matches!(self.direct, Direct::On(_)))
+    }
+
     fn begin_block(&mut self) -> Result<(), WriteError> {
         let (entry, size) = (&self.entry, self.entry.block_size());
         let length = entry.meta().length;
@@ -197,7 +302,7 @@ impl Inner {
         }
         let number = size.block_of(self.position);
         let range = size.range_of(number, length).ok_or(WriteError::TooLong)?;
-        let mut block = Block { number, range, hasher: None, reserved: false };
+        let mut block = Block { number, range, hasher: None, reserved: false, is_direct: false };
         match entry.begin_block(self.id, number) {
             BeginBlock::Withdrawn => return Err(WriteError::Withdrawn),
             BeginBlock::Skip => self.passed_over = true,
@@ -207,6 +312,10 @@ impl Inner {
                 block.hasher = Some(Box::default());
                 self.block = Some(block);
                 self.reserve(range)?;
+                let is_direct = self.goes_direct()?;
+                if let Some(block) = &mut self.block {
+                    block.is_direct = is_direct;
+                }
                 return Ok(());
             }
         }

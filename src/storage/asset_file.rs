@@ -164,6 +164,14 @@ impl AssetFile {
         Ok(file)
     }
 
+    /// The file that is open for writing, once more, for writing past the page cache; `None` where that cannot be. Blocks.
+    ///
+    /// # Errors
+    /// As of the disk.
+    pub fn open_write_direct(&self, id: AssetId) -> io::Result<Option<File>> {
+        self.volume().disk().open_write_direct(&self.path(id))
+    }
+
     /// Opens for verifying what is on disk. Blocks.
     ///
     /// # Errors

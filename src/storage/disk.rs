@@ -54,6 +54,16 @@ pub trait Disk: Send + Sync + std::fmt::Debug {
     /// As of `pread(2)`; `UnexpectedEof` where the file is shorter.
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Opens a file for writing past the page cache: memory, offset and length of what is written in whole [`super::DIRECT_UNIT`]s. `None` where
+    /// that cannot be.
+    ///
+    /// # Errors
+    /// As of `open(2)`.
+    fn open_write_direct(&self, path: &Path) -> io::Result<Option<File>> {
+        let _ = path;
+        Ok(None)
+    }
+
     /// Opens a file for reading past the page cache, so that what is read is what the disk has. Where the file system cannot,
     /// as [`Disk::open_read`].
     ///
@@ -145,6 +155,13 @@ impl Disk for RealDisk {
 
     fn open_read(&self, path: &Path) -> io::Result<File> {
         open_file(OpenOptions::new().read(true), 0, path)
+    }
+
+    fn open_write_direct(&self, path: &Path) -> io::Result<Option<File>> {
+        match open_file(OpenOptions::new().write(true), libc::O_DIRECT, path) {
+            Err(err) if err.kind() == io::ErrorKind::InvalidInput => Ok(None),
+            other => other.map(Some),
+        }
     }
 
     fn reserve(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {

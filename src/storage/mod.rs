@@ -5,6 +5,7 @@
 //! A file is written block by block, each block once; it is never truncated and never renamed over. Eviction unlinks it; the
 //! space counts as free when the last lease has let go of the mapping. Nothing here knows keys, viewers or sources.
 
+mod aligned;
 mod asset_file;
 mod config;
 mod disk;
@@ -15,6 +16,7 @@ mod mappings;
 mod residency;
 mod volume;
 
+pub use aligned::{AlignedBuffer, DIRECT_UNIT};
 pub use asset_file::{AssetFile, HasFile};
 pub use config::{Config, EngineChoice, VolumeConfig};
 pub use disk::{Disk, RealDisk, is_shortage};
