@@ -402,6 +402,10 @@ fn check_health(config: &Config, reading: &Reading) {
     if !(1..=90).contains(&percent) {
         reading.add(reading.span("serve.newcomers_percent"), format!("{percent} percent"), "1 to 90");
     }
+    let percent = config.serve.client_percent;
+    if !(1..=100).contains(&percent) {
+        reading.add(reading.span("serve.client_percent"), format!("{percent} percent"), "1 to 100");
+    }
     if !(health.interval..=Duration::from_secs(3600)).contains(&health.window) {
         let message = "health.window is not longer than health.interval, or longer than an hour";
         reading.add(reading.span("health.window"), message, "10 s to 1 min serve well");

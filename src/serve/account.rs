@@ -9,8 +9,40 @@ pub(super) struct Account {
     unpaid: Cell<u64>,
     /// Hits since that was last looked at.
     hits: Cell<u64>,
+    taken: Taken,
+}
+
+/// Nanoseconds of the worker that were taken in a window of time, and in the one before.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
     window: Cell<u64>,
     nanos: Cell<[u64; 2]>,
+}
+
+impl Taken {
+    /// In this window and in the one before.
+    pub(super) fn of(&self, window: u64) -> u64 {
+        let [now, before] = self.nanos.get();
+        match window.saturating_sub(self.window.get()) {
+            0 => now + before,
+            1 => now,
+            _ => 0,
+        }
+    }
+
+    /// `nanos` more; whether they are the first of this window.
+    pub(super) fn add(&self, window: u64, nanos: u64) -> bool {
+        let [now, before] = self.nanos.get();
+        match window.saturating_sub(self.window.replace(window)) {
+            0 => {
+                self.nanos.set([now + nanos, before]);
+                return false;
+            }
+            1 => self.nanos.set([nanos, now]),
+            _ => self.nanos.set([nanos, 0]),
+        }
+        true
+    }
 }
 
 /// Nanoseconds for which a connection may get nothing and still counts as one that is served.
@@ -24,12 +56,7 @@ const SERVED: u64 = 4 << 10;
 
 impl Default for Account {
     fn default() -> Self {
-        Self {
-            unpaid: Cell::new(CREDIT + SERVED * NANOS_PER_BYTE),
-            hits: Cell::new(0),
-            window: Cell::new(0),
-            nanos: Cell::default(),
-        }
+        Self { unpaid: Cell::new(CREDIT + SERVED * NANOS_PER_BYTE), hits: Cell::new(0), taken: Taken::default() }
     }
 }
 
@@ -51,12 +78,7 @@ impl Account {
 
     /// Nanoseconds that it has taken in this window and in the one before.
     pub(super) fn taken(&self, window: u64) -> u64 {
-        let [now, before] = self.nanos.get();
-        match window.saturating_sub(self.window.get()) {
-            0 => now + before,
-            1 => now,
-            _ => 0,
-        }
+        self.taken.of(window)
     }
 
     /// It has taken `nanos`, and a hit pays for `worth`; whether that is the first in this window.
@@ -64,16 +86,7 @@ impl Account {
         let paid = self.hits.replace(0) * worth;
         // No more than makes up for a few responses: who was costly for long is not so for ever.
         self.unpaid.set((self.unpaid.get() + nanos).saturating_sub(paid).min(2 * CREDIT));
-        let [now, before] = self.nanos.get();
-        match window.saturating_sub(self.window.replace(window)) {
-            0 => {
-                self.nanos.set([now + nanos, before]);
-                return false;
-            }
-            1 => self.nanos.set([nanos, now]),
-            _ => self.nanos.set([nanos, 0]),
-        }
-        true
+        self.taken.add(window, nanos)
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Config {
     pub queue_delay_max: Duration,
     /// Percent of a worker's time that those who were not served yet, or who cost more than they get, have at least.
     pub newcomers_percent: u8,
+    /// Percent of a worker's time above which no connection of a client goes first while others want something; 100: no bound.
+    pub client_percent: u8,
     /// Longest time for which a connection is not listened to after a request on it was refused so.
     pub refuse_delay: Duration,
     /// Longest time in which a client takes not one byte of a response.
@@ -204,6 +206,7 @@ impl Default for Config {
             connections_percent: 90,
             queue_delay_max: Duration::from_millis(20),
             newcomers_percent: 20,
+            client_percent: 80,
             refuse_delay: Duration::from_millis(40),
             stall_timeout: Duration::from_secs(30),
             send_rate_min: BitRate(64_000),

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{account::Account, clients::Client, overload::Refused};
+use super::{
+    account::{Account, Taken},
+    clients::Client,
+    overload::Refused,
+};
 use crate::telemetry::metrics::{CloseReason, WorkerMetrics};
 
 /// What a connection is doing.
@@ -49,12 +53,16 @@ pub(super) struct Connection {
     client: Option<Arc<Client>>,
     /// What tells its client from others.
     pub(super) prefix: u128,
+    /// What all connections of its client have taken of this worker; none: its client may take as much as it likes.
+    pub(super) together: Option<Rc<Taken>>,
     /// What it has cost, and what it has got.
     pub(super) account: Account,
     /// When the clock was last looked at in its present turn.
     looked: Cell<Instant>,
     /// How long it has waited for this turn until it was called; zero where it goes first.
     pub(super) waited: Cell<Duration>,
+    /// Whether it waits for its turn.
+    waits: Cell<bool>,
     now_millis: Rc<Cell<u64>>,
     doing: Cell<Doing>,
     since_millis: Cell<u64>,
@@ -94,7 +102,7 @@ const SETTLED: u64 = 1000;
 
 impl Connection {
     pub(super) fn new(
-        (peer, prefix): (SocketAddr, u128),
+        (peer, prefix, together): (SocketAddr, u128, Option<Rc<Taken>>),
         client: Option<Arc<Client>>,
         metrics: Arc<WorkerMetrics>,
         now_millis: Rc<Cell<u64>>,
@@ -104,9 +112,11 @@ impl Connection {
             metrics,
             client,
             prefix,
+            together,
             account: Account::default(),
             looked: Cell::new(Instant::now()),
             waited: Cell::default(),
+            waits: Cell::new(false),
             since_millis: Cell::new(now_millis.get()),
             now_millis,
             doing: Cell::new(Doing::Fresh),
@@ -144,6 +154,24 @@ impl Connection {
         self.looked.set(now);
     }
 
+    /// It is ready, and waits for its turn from now on.
+    pub(super) fn begin_wait(&self) {
+        self.waits.set(true);
+    }
+
+    /// Its turn has come after it has `waited`: no deadline of its client holds that time.
+    pub(super) fn end_wait(&self, waited: Duration) {
+        self.waits.set(false);
+        self.waited.set(waited);
+        let waited = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        self.since_millis.set(self.since_millis.get().saturating_add(waited).min(self.now()));
+    }
+
+    /// Whether it waits for its turn: its client may have done all that it has to.
+    pub(super) fn waits(&self) -> bool {
+        self.waits.get()
+    }
+
     pub(super) fn doing(&self) -> Doing {
         self.doing.get()
     }
@@ -165,6 +193,11 @@ impl Connection {
     /// Several exchanges may be under way at once.
     pub(super) fn set_multiplexed(&self) {
         self.multiplexed.set(true);
+    }
+
+    /// Whether several exchanges may be under way at once.
+    pub(super) fn is_multiplexed(&self) -> bool {
+        self.multiplexed.get()
     }
 
     /// How many turns it takes to answer a request from memory: with HTTP/2 it is read, answered and sent in one each.
@@ -199,10 +232,11 @@ impl Connection {
         }
     }
 
-    /// Whether nothing is under way: no request has begun, and the kernel has every byte of the last response.
+    /// Whether nothing is under way: no request has begun or waits to be read, and the kernel has every byte of the last response.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.doing.get(), Doing::Idle | Doing::Fresh | Doing::Handshake)
             && !self.blocked.get()
+            && !self.waits.get()
             && (!self.multiplexed.get() || self.doing_for() > SETTLED)
     }
 

@@ -65,6 +65,8 @@ impl Exchange {
     /// As `begin`, for a request that came in at `begun`.
     pub(super) fn begin_at(begun: Instant, connection: Rc<Connection>, log: Option<Logged>) -> Self {
         connection.begin_exchange();
+        // It was ready before that, and waited for its turn.
+        let begun = begun.checked_sub(connection.waited.get()).unwrap_or(begun);
         Self {
             connection,
             begun,
@@ -84,7 +86,8 @@ impl Exchange {
         self.status = Some(status);
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
-        if outcome == CacheOutcome::Hit {
+        // Where streams have windows, one that is asked for and never taken pays for nothing.
+        if outcome == CacheOutcome::Hit && (!self.connection.is_multiplexed() || status == StatusCode::NOT_MODIFIED) {
             self.connection.account.hit(self.connection.turns_of_hit());
         }
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
@@ -132,6 +135,9 @@ impl Exchange {
 
     /// Bytes of the body are handed out.
     pub(super) fn sent(&mut self, bytes: u64) {
+        if self.bytes == 0 && self.outcome == CacheOutcome::Hit && self.connection.is_multiplexed() {
+            self.connection.account.hit(self.connection.turns_of_hit());
+        }
         self.bytes += bytes;
     }
 

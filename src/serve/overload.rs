@@ -331,7 +331,7 @@ mod tests {
     fn connection() -> (Rc<Connection>, Rc<Cell<u64>>) {
         let now = Rc::new(Cell::new(1_000_000));
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        (Connection::new((peer, 0), None, Metrics::new(1).worker(0), Rc::clone(&now)), now)
+        (Connection::new((peer, 0, None), None, Metrics::new(1).worker(0), Rc::clone(&now)), now)
     }
 
     fn shedding(newcomers: u32, viewers: u32) -> Shedding {

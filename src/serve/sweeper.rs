@@ -68,6 +68,7 @@ impl Deadlines {
     /// Whether, and why, a connection's time is up. `acked`: bytes that its client has acknowledged in all.
     fn verdict(&self, connection: &Connection, acked: impl FnOnce() -> u64) -> Option<CloseReason> {
         match connection.doing() {
+            _ if connection.waits() => self.wait_for_us(connection),
             Doing::Handshake if connection.doing_for() > self.handshake => Some(CloseReason::HandshakeTimeout),
             Doing::Fresh | Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
             Doing::Idle if connection.is_idle() && connection.doing_for() > self.idle => Some(CloseReason::IdleTimeout),
@@ -75,15 +76,17 @@ impl Deadlines {
                 Some(CloseReason::Overload)
             }
             _ if connection.awaits_client() => self.pace(connection, acked()),
-            _ => {
-                // The client waits for us, not we for it.
-                let mut pace = connection.pace.get();
-                pace.window_millis = 0;
-                pace.progress_millis = connection.now();
-                connection.pace.set(pace);
-                None
-            }
+            _ => self.wait_for_us(connection),
         }
+    }
+
+    /// The client waits for us, not we for it.
+    fn wait_for_us(&self, connection: &Connection) -> Option<CloseReason> {
+        let mut pace = connection.pace.get();
+        pace.window_millis = 0;
+        pace.progress_millis = connection.now();
+        connection.pace.set(pace);
+        None
     }
 
     /// Judges by what the client acknowledges, not by what the kernel takes: buffers of some megabytes make the latter jumpy.
@@ -259,7 +262,7 @@ mod tests {
     fn connection() -> (Rc<Connection>, Rc<Cell<u64>>) {
         let now = Rc::new(Cell::new(1_000_000));
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-        (Connection::new((peer, 0), None, Metrics::new(1).worker(0), Rc::clone(&now)), now)
+        (Connection::new((peer, 0, None), None, Metrics::new(1).worker(0), Rc::clone(&now)), now)
     }
 
     #[test]
@@ -273,6 +276,28 @@ mod tests {
         now.set(now.get() + 1);
         connection.received();
         assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::HeaderTimeout));
+    }
+
+    #[test]
+    fn who_waits_for_its_turn_is_not_late() {
+        let (connection, now) = connection();
+        now.set(now.get() + 9_000);
+        connection.begin_wait();
+        now.set(now.get() + 20_000);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None, "we have not read what it sent");
+        connection.end_wait(Duration::from_secs(20));
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        now.set(now.get() + 1_001);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), Some(CloseReason::HeaderTimeout), "its own ten seconds");
+        // Nor is it slow at taking what it was not sent.
+        connection.begin(Doing::Responding);
+        connection.set_blocked();
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        connection.begin_wait();
+        now.set(now.get() + 100_000);
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+        connection.end_wait(Duration::from_secs(100));
+        assert_eq!(DEADLINES.verdict(&connection, || 0), None);
     }
 
     #[test]

@@ -7,28 +7,34 @@
 //! more only where these would else get less than `serve.newcomers_percent` of the worker's time. So a crowd that costs much and gets little
 //! delays each viewer by one turn of its own, whatever its size, while a worker that has nothing else to do does nothing else.
 //!
-//! Clients take turns among themselves as flows do in deficit round robin (Shreedhar and Varghese, 1995), and who takes little goes before who
-//! always has more to do, as in FQ-CoDel (RFC 8290, 4.2).
+//! Clients take turns one after the other, one turn each, whatever it costs: what turns may cost is bounded where they are made. Who takes
+//! little goes before who always has more to do, as in FQ-CoDel (RFC 8290, 4.2). What one client takes by all of its connections is looked at too:
+//! above `serve.client_percent` of the worker's time none of them goes first, as long as anybody else wants anything.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     future::poll_fn,
     pin::pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use tokio::task::yield_now;
 
-use super::{account::HIT, connection::Connection};
+use super::{
+    account::{HIT, Taken},
+    connection::Connection,
+};
 use crate::telemetry::metrics::Waits;
 
 /// What the worker's time is divided into to see who takes how much of it: windows of 2^7 ms, of which two are looked at.
 const WINDOW_BITS: u32 = 7;
-/// Part of two windows that anybody may take: a twentieth.
-const ANYBODY: u64 = (2_000_000 << WINDOW_BITS) / 20;
+/// Nanoseconds of two windows.
+const WINDOWS: u64 = 2_000_000 << WINDOW_BITS;
+/// Part of them that anybody may take: a twentieth.
+const ANYBODY: u64 = WINDOWS / 20;
 /// How many times the mean of all who are at work somebody may take.
 const SHARES: u64 = 2;
 /// How many of a client may wait, however long.
@@ -55,6 +61,10 @@ pub(super) struct Turns {
     /// The client that was called last, and whether it was another before, since that was last asked.
     client: Cell<(u128, bool)>,
     load: Cell<Load>,
+    /// What each client that is here has taken.
+    clients: RefCell<HashMap<u128, Weak<Taken>>>,
+    /// Nanoseconds of two windows above which a client takes too much.
+    client_most: Cell<u64>,
     /// Nanoseconds that a hit pays for, however few bytes it has.
     worth: Cell<u64>,
     /// The shortest wait of somebody who was called, since that was last asked.
@@ -87,6 +97,17 @@ struct Ticket {
     waited: Cell<Option<Duration>>,
 }
 
+impl Load {
+    /// Nanoseconds in this window and in the one before.
+    fn of(&self, window: u64) -> u64 {
+        match window.saturating_sub(self.window) {
+            0 => self.nanos[0] + self.nanos[1],
+            1 => self.nanos[0],
+            _ => 0,
+        }
+    }
+}
+
 fn window(connection: &Connection) -> u64 {
     connection.now() >> WINDOW_BITS
 }
@@ -100,6 +121,8 @@ impl Turns {
             first: Cell::default(),
             client: Cell::default(),
             load: Cell::default(),
+            clients: RefCell::default(),
+            client_most: Cell::new(u64::MAX),
             worth: Cell::new(HIT),
             least: Cell::default(),
         }
@@ -110,8 +133,37 @@ impl Turns {
         if !connection.account.is_served() {
             return false;
         }
-        let taken = connection.account.taken(window(connection));
-        taken <= ANYBODY || taken <= self.most()
+        let window = window(connection);
+        let taken = connection.account.taken(window);
+        (taken <= ANYBODY || taken <= self.most()) && !self.is_too_much_together(connection, window)
+    }
+
+    /// Whether its client takes too much by all of its connections, while others want something.
+    fn is_too_much_together(&self, connection: &Connection, window: u64) -> bool {
+        let Some(together) = &connection.together else { return false };
+        let taken = together.of(window);
+        taken > self.client_most.get() && taken < self.load.get().of(window)
+    }
+
+    /// What all connections of a client take together, for one more of them.
+    pub(super) fn together(&self, prefix: u128) -> Rc<Taken> {
+        let mut clients = self.clients.borrow_mut();
+        if let Some(known) = clients.get(&prefix).and_then(Weak::upgrade) {
+            return known;
+        }
+        // Those who have left make room before the table would grow: it holds no more than twice as many as are here.
+        if clients.len() == clients.capacity() {
+            clients.retain(|_, taken| taken.strong_count() > 0);
+        }
+        let new = Rc::new(Taken::default());
+        clients.insert(prefix, Rc::downgrade(&new));
+        new
+    }
+
+    /// No client takes more than this of the worker's time from others.
+    pub(super) fn set_client_percent(&self, percent: u8) {
+        let most = if percent >= 100 { u64::MAX } else { WINDOWS * u64::from(percent) / 100 };
+        self.client_most.set(most);
     }
 
     /// Nanoseconds in two windows above which a connection takes too much.
@@ -183,6 +235,9 @@ impl Turns {
     fn took(&self, connection: &Connection, nanos: u64) {
         let window = window(connection);
         let first = connection.account.take(window, nanos, self.worth.get());
+        if let Some(together) = &connection.together {
+            together.add(window, nanos);
+        }
         let mut load = self.load.get();
         match window.saturating_sub(load.window) {
             0 => {}
@@ -260,6 +315,7 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
             match &ticket {
                 None => {
                     ticket = Some(turns.wait(&connection, cx.waker()));
+                    connection.begin_wait();
                     return Poll::Pending;
                 }
                 Some(ticket) if ticket.waited.get().is_none() => return Poll::Pending,
@@ -267,7 +323,7 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
             }
         }
         let waited = ticket.take().and_then(|ticket| ticket.waited.get());
-        connection.waited.set(waited.unwrap_or_default());
+        connection.end_wait(waited.unwrap_or_default());
         let polled = task.as_mut().poll(cx);
         // The end of a response has looked at the clock already.
         let ended = if connection.looked() == begun { Instant::now() } else { connection.looked() };
@@ -304,7 +360,8 @@ mod tests {
 
         fn connection(&self, prefix: u128) -> Rc<Connection> {
             let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-            Connection::new((peer, prefix), None, Metrics::new(1).worker(0), Rc::clone(&self.now))
+            let together = Some(self.turns.together(prefix));
+            Connection::new((peer, prefix, together), None, Metrics::new(1).worker(0), Rc::clone(&self.now))
         }
 
         fn viewer(&self) -> Rc<Connection> {
@@ -456,6 +513,43 @@ mod tests {
         assert!(alone.turns.goes_first(&viewer), "nobody else wants anything");
         alone.now.set(alone.now.get() + 10 * window);
         assert!(alone.turns.goes_first(&viewer));
+    }
+
+    #[test]
+    fn a_client_that_takes_more_than_its_part_by_many_connections_comes_after_all_others() {
+        let scene = Scene::new();
+        scene.turns.set_client_percent(50);
+        let crowd: Vec<_> = (0..50).map(|_| scene.connection(7)).collect();
+        let viewer = scene.viewer();
+        let at_work = |each: u64, others: u64| {
+            for _ in 0..3 {
+                scene.now.set(scene.now.get() + (1 << WINDOW_BITS));
+                if others > 0 {
+                    scene.turns.took(&viewer, others);
+                    viewer.account.got(1 << 20);
+                }
+                for one in &crowd {
+                    scene.turns.took(one, each);
+                    one.account.got(1 << 20);
+                }
+            }
+        };
+        let first = || crowd.iter().filter(|one| scene.turns.goes_first(one)).count();
+        at_work(2_000_000, 1_000);
+        assert_eq!(first(), 0, "100 of 128 ms, none of them more than 2");
+        assert!(scene.turns.goes_first(&viewer));
+        at_work(1_000_000, 1_000);
+        assert_eq!(first(), 50, "50 of 128 ms");
+        at_work(2_000_000, 0);
+        assert_eq!(first(), 50, "nobody else wants anything");
+        at_work(2_000_000, 1_000);
+        scene.turns.set_client_percent(100);
+        assert_eq!(first(), 50, "no bound");
+        drop(crowd);
+        for prefix in 10..1000 {
+            drop(scene.connection(prefix));
+        }
+        assert!(scene.turns.clients.borrow().len() < 10, "who has left is forgotten");
     }
 
     #[test]

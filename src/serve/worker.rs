@@ -193,6 +193,7 @@ async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
         }
         let (refused, refused_late) = (governor.look(late, elapsed), governor_of_called.look(late_called, elapsed));
         handler.shedding.set((refused, refused_late));
+        shared.turns.set_client_percent(handler.config.client_percent);
         shared
             .metrics
             .set_pressure(delay.average().max(called.average()), refused.newcomers.max(refused_late.newcomers));
@@ -255,7 +256,8 @@ impl Shared {
         let networks = &handler.config.clients;
         let prefix = prefix(peer.ip(), (networks.ipv4_prefix, networks.ipv6_prefix));
         let most = handler.config.connections_max / CROWDS_MIN;
-        let crowd = self.turns.is_crowd(prefix, most, handler.config.queue_delay_max * PATIENCE);
+        let bounded = handler.clients.as_ref().is_none_or(|clients| !clients.is_unlimited(peer.ip()));
+        let crowd = bounded && self.turns.is_crowd(prefix, most, handler.config.queue_delay_max * PATIENCE);
         let client = seat.as_ref().map(|seat| Arc::clone(&seat.client));
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         let counted = Counted { shared: Rc::clone(self), seat };
@@ -272,8 +274,8 @@ impl Shared {
         if let Err(err) = tune(&stream, &handler.config) {
             tracing::debug!(error = %err, "connection cannot be tuned");
         }
-        let connection =
-            Connection::new((peer, prefix), client, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
+        let whose = (peer, prefix, bounded.then(|| self.turns.together(prefix)));
+        let connection = Connection::new(whose, client, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
         let stream = Rc::new(stream);
         self.sweeper.add(&stream, &connection);
         let shared = Rc::clone(self);

@@ -3,7 +3,7 @@
 //! A request for `/busy` keeps its worker for 10 ms, however fast the machine is.
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::TcpStream,
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     clients::connect_from,
-    support::{Appliance, Origin, Setup, wait_until},
+    support::{Appliance, Origin, Over, Setup, wait_until},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,12 +57,13 @@ fn a_crowd_that_costs_much_does_not_keep_viewers_and_newcomers_from_their_turn()
                 newcomers += 1;
             }
         });
+        let ended = Over(&over);
         let before = waited(&appliance, "newcomer");
         while waited(&appliance, "newcomer") < before + 200.0 {
             film.assert_is(0, &viewer.get("/film.mp4").body);
             viewers += 1;
         }
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
     });
     // One turn of the crowd for each of theirs, or about that; by turns in order there would be forty.
     assert!(viewers >= 60, "{viewers} requests of a viewer beside 200 turns of a crowd");
@@ -89,4 +90,44 @@ fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
         film.assert_is(0, &appliance.get("/film.mp4").body);
     }
     assert!(appliance.metric("oca_connections", "") < 200.0, "there is room for others");
+}
+
+#[test]
+fn a_client_of_many_busy_connections_comes_after_others() {
+    let origin = Origin::start();
+    let film = origin.publish_new("/film.mp4", 1, 100_000);
+    let appliance = Setup::new(&origin).workers(1).serve("client_percent = 10").start();
+    film.assert_is(0, &appliance.get("/film.mp4").body);
+    let heads = "HEAD /film.mp4 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(200);
+    let over = AtomicBool::new(false);
+    let ask = || {
+        let mut stream = connect_from(CROWD, appliance.http());
+        let (mut buffer, mut last) = (vec![0; 1 << 16], [0; 4]);
+        while !over.load(Ordering::Relaxed) {
+            let (mut left, mut written) = (200, stream.write_all(heads.as_bytes()).is_ok());
+            while left > 0 && written {
+                let read = stream.read(&mut buffer).unwrap_or(0);
+                for byte in &buffer[..read] {
+                    last = [last[1], last[2], last[3], *byte];
+                    left -= u32::from(last == *b"\r\n\r\n");
+                }
+                written = read > 0;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let _ended = Over(&over);
+        // Each is a client like others, that asks for what is in memory; together they take the worker.
+        let crowd: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+        let served = || appliance.metric("oca_responses_total", "status=\"200\"");
+        wait_until("they are served", PATIENCE, || {
+            served() > 2000.0 || crowd.iter().all(thread::ScopedJoinHandle::is_finished)
+        });
+        let heavy = waited(&appliance, "heavy");
+        let mut viewer = appliance.connect();
+        wait_until("they come after a viewer", PATIENCE, || {
+            film.assert_is(0, &viewer.get("/film.mp4").body);
+            waited(&appliance, "heavy") > heavy + 20.0
+        });
+    });
 }

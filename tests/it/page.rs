@@ -13,22 +13,13 @@ use serde_json::json;
 
 use crate::{
     life::{oca, said},
-    support::{Browser, Origin, Setup, missing_tool, wait_until},
+    support::{Browser, Origin, Over, Setup, missing_tool, wait_until},
 };
 
 const SOON: &str =
     "[health]\ninterval = \"50 ms\"\nwindow = \"2 s\"\negress_capacity = \"10 Gbps\"\nqueue_delay_max = \"1 min\"\n";
 const PATIENCE: Duration = Duration::from_secs(30);
 const TEXT_OF: &str = "const of = (what) => document.querySelector(what).textContent;";
-
-/// Tells a thread to end when it is dropped.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 #[test]
 fn a_browser_sees_load_and_trouble_come_and_go() {

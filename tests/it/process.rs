@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use rustls::version::TLS13;
 
 use crate::support::{
-    Appliance, Authority, Client, Fault, KeyKind, Origin, Setup, http2::Http2, replace, request, wait_until,
+    Appliance, Authority, Client, Fault, KeyKind, Origin, Over, Setup, http2::Http2, replace, request, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -206,7 +206,7 @@ fn a_hundred_reloads_under_load_fail_nothing() {
     };
     let asks: [&Ask<'_>; 3] = [&keeps, &begins, &streams];
     thread::scope(|scope| {
-        let load = &load;
+        let (load, ended) = (&load, Over(&over));
         let running = asks.map(|ask| scope.spawn(move || load(ask)));
         let count = |name: &str| appliance.metric(name, "outcome=\"used\"") as u32;
         let file = appliance.volume().with_file_name("oca.toml");
@@ -228,7 +228,7 @@ fn a_hundred_reloads_under_load_fail_nothing() {
         let taken = || appliance.whole_log().matches("changed=\"serve.ranges_max\"").count();
         wait_until("each configuration was taken over", PATIENCE, || taken() == RELOADS as usize);
         wait_until("the keys are used", PATIENCE, || count("oca_signing_key_reloads_total") >= RELOADS / 10);
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         for running in running {
             running.join().expect("every request was answered");
         }

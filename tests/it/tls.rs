@@ -21,8 +21,8 @@ use rustls::{
 };
 
 use crate::support::{
-    Appliance, Authority, Client, Content, Issued, KeyKind, Origin, Random, Setup, missing_tool, replace, request, run,
-    wait_until,
+    Appliance, Authority, Client, Content, Issued, KeyKind, Origin, Over, Random, Setup, missing_tool, replace,
+    request, run, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -222,6 +222,7 @@ fn certificates_change_under_load_and_nobody_notices() {
             }
             serials
         };
+        let ended = Over(&over);
         let running = [scope.spawn(load), scope.spawn(load)];
         let mut old = scene.connect();
         // Between two requests it may wait for longer than for its first.
@@ -237,7 +238,7 @@ fn certificates_change_under_load_and_nobody_notices() {
         scene.content.assert_is(0, &old.get("/film.mp4").body);
         let before = handshakes.load(Ordering::Relaxed);
         wait_until("the last is seen", PATIENCE, || handshakes.load(Ordering::Relaxed) > before + 4);
-        over.store(true, Ordering::Relaxed);
+        drop(ended);
         running.map(|running| running.join().expect("every request was answered"))
     });
     assert!(serials.iter().all(|serials| serials.len() > 10), "they saw few of the certificates");

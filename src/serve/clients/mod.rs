@@ -154,6 +154,11 @@ impl Clients {
         self.table.as_ref().map_or(0, Table::len)
     }
 
+    /// Whether no bound of a client holds for `address`.
+    pub(super) fn is_unlimited(&self, address: IpAddr) -> bool {
+        self.unlimited.contains(address)
+    }
+
     /// Takes in a connection; `None`: nobody counts what it takes.
     ///
     /// # Errors

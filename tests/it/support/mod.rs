@@ -18,4 +18,4 @@ pub(crate) use content::Content;
 pub(crate) use door::Door;
 pub(crate) use origin::{Fault, Origin, Published, Seen};
 pub(crate) use tls::{Authority, Issued, KeyKind, replace};
-pub(crate) use tools::{Random, may_mount, missing_tool, run, wait_until};
+pub(crate) use tools::{Over, Random, may_mount, missing_tool, run, wait_until};

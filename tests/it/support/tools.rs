@@ -2,6 +2,7 @@
 
 use std::{
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -28,6 +29,15 @@ impl Random {
     /// One of `from..to`.
     pub(crate) fn number(&mut self, from: u64, to: u64) -> u64 {
         self.0.random_range(from..to)
+    }
+}
+
+/// Tells threads that it is over when it is dropped: also where a test fails, whose scope would else wait for them for ever.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
