@@ -68,8 +68,11 @@ const PULSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be bound.
-    #[error("listen on {0}")]
+    #[error("listen")]
     Listen(#[source] io::Error),
+    /// The service manager has left a socket that the configuration has no use for: one of the two files is wrong, and stays so.
+    #[error("listen where the service manager does")]
+    Inherited(#[source] io::Error),
     /// A certificate cannot be shown to viewers.
     #[error("prepare TLS")]
     Tls(#[from] serve::TlsError),
@@ -180,7 +183,7 @@ impl Appliance {
         let mut inherited = Inherited::of_this_process().map_err(StartError::Listen)?;
         let listeners = serve::bind(&config.serve, &mut inherited).map_err(StartError::Listen)?;
         let admin_listener = admin::bind(&config.admin, &mut inherited).map_err(StartError::Listen)?;
-        inherited.finish().map_err(StartError::Listen)?;
+        inherited.finish().map_err(StartError::Inherited)?;
         let admin = admin_listener.local_addr().map_err(StartError::Listen)?;
         let (http, https) = (listeners.http().to_vec(), listeners.https().to_vec());
         confine(&config, also)?;
@@ -218,11 +221,11 @@ impl Appliance {
                 (in_force, load_meter(&metrics, &residency, &watch)),
             )?
         };
-        let watched = watched(&config, (&phase, &clock), (&catalog, &residency, &metrics), &control);
+        let drained = Arc::new(Drained::default());
+        let watched = watched(&config, (&phase, &clock), (&catalog, &residency, &metrics), &control, &drained);
         let health = Watch::start(watched::limits(&config), watched);
         runtime.spawn(Arc::clone(&health).run());
         watch.get_or_init(|| Arc::clone(&health));
-        let drained = Arc::new(Drained::default());
         let told = Told {
             phase: phase.clone(),
             health: Arc::clone(&health),

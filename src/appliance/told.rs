@@ -1,12 +1,8 @@
 //! What steering services are told of the appliance, and may ask of it.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
+
+use parking_lot::Mutex;
 
 use crate::{
     fill::nightly::Nightly,
@@ -23,29 +19,42 @@ pub(super) struct Told {
     pub(super) nightly: Arc<Nightly>,
 }
 
-/// Whether the present drain is one that a steering service has asked for: what an operator has ordered, only an operator takes back.
+/// The steering services that the present drain is for; none: it is an operator's, and what an operator has ordered, only an operator
+/// takes back.
 #[derive(Debug, Default)]
-pub(super) struct Drained(AtomicBool);
+pub(super) struct Drained(Mutex<BTreeSet<String>>);
 
 impl Drained {
-    /// A service asks for a drain, or for its end.
-    fn order(&self, phase: &PhaseCell, drain: bool) {
-        if !drain {
-            if self.0.swap(false, Ordering::AcqRel) {
+    /// These services ask for a drain, and no others.
+    fn order(&self, phase: &PhaseCell, services: &BTreeSet<String>) {
+        let mut before = self.0.lock();
+        if services.is_empty() {
+            let theirs = !std::mem::take(&mut *before).is_empty();
+            if theirs && phase.now() == Phase::Drained {
                 phase.undrain();
+                tracing::info!("the drain is taken back: no steering service asks for it any more");
             }
         } else if phase.now() == Phase::Serving {
-            self.0.store(true, Ordering::Release);
+            before.clone_from(services);
             phase.enter(Phase::Drained);
+            let services = Vec::from_iter(services.iter().map(String::as_str)).join(" ");
             tracing::info!(
+                %services,
                 "drained, since steering asks for it: viewers are to be sent elsewhere; those that come are served"
             );
+        } else if !before.is_empty() {
+            before.clone_from(services);
         }
     }
 
     /// An operator has ordered the same, or otherwise.
     pub(super) fn is_the_operators(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.lock().clear();
+    }
+
+    /// Names of the services that it is for; none: it is an operator's.
+    pub(super) fn services(&self) -> Vec<String> {
+        self.0.lock().iter().cloned().collect()
     }
 }
 
@@ -69,8 +78,8 @@ impl Subject for Told {
         })
     }
 
-    fn drain(&self, drain: bool) {
-        self.drained.order(&self.phase, drain);
+    fn drain(&self, services: &BTreeSet<String>) {
+        self.drained.order(&self.phase, services);
     }
 }
 
@@ -86,18 +95,28 @@ pub(super) fn listeners(http: &[SocketAddr], https: &[SocketAddr]) -> Vec<Listen
 mod tests {
     use super::*;
 
+    fn these(services: &[&str]) -> BTreeSet<String> {
+        services.iter().map(|&name| name.into()).collect()
+    }
+
     #[test]
     fn an_operators_drain_is_not_taken_back_by_a_service() {
         let (phase, drained) = (PhaseCell::default(), Drained::default());
         phase.enter(Phase::Serving);
-        let drain = |drain| drained.order(&phase, drain);
-        drain(true);
-        assert_eq!(phase.now(), Phase::Drained);
-        drain(false);
+        let drain = |services: &[&str]| drained.order(&phase, &these(services));
+        drain(&["a"]);
+        assert_eq!((phase.now(), drained.services()), (Phase::Drained, vec!["a".into()]));
+        drain(&["a", "b"]);
+        assert_eq!(drained.services(), ["a", "b"]);
+        drain(&["b"]);
+        assert_eq!((phase.now(), drained.services()), (Phase::Drained, vec!["b".into()]));
+        drain(&[]);
         assert_eq!(phase.now(), Phase::Serving);
-        drain(true);
+        drain(&["a"]);
         drained.is_the_operators();
-        drain(false);
+        drain(&["a", "b"]);
+        assert_eq!(drained.services(), [""; 0], "it is the operator's, whoever else wants it");
+        drain(&[]);
         assert_eq!(phase.now(), Phase::Drained);
     }
 
@@ -105,17 +124,17 @@ mod tests {
     fn a_service_that_goes_on_asking_has_its_drain_whatever_an_operator_took_back() {
         let (phase, drained) = (PhaseCell::default(), Drained::default());
         phase.enter(Phase::Serving);
-        drained.order(&phase, true);
+        drained.order(&phase, &these(&["a"]));
         assert_eq!(phase.undrain(), Phase::Serving);
-        drained.order(&phase, true);
+        drained.order(&phase, &these(&["a"]));
         assert_eq!(phase.now(), Phase::Drained, "it asks again");
-        drained.order(&phase, false);
+        drained.order(&phase, &these(&[]));
         assert_eq!(phase.now(), Phase::Serving);
         // One that asked while an operator's drain was in force has its own afterwards.
         phase.enter(Phase::Drained);
-        drained.order(&phase, true);
+        drained.order(&phase, &these(&["a"]));
         assert_eq!(phase.undrain(), Phase::Serving);
-        drained.order(&phase, true);
+        drained.order(&phase, &these(&["a"]));
         assert_eq!(phase.now(), Phase::Drained);
     }
 }

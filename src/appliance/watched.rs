@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::told::Drained;
 use crate::{
     asset::UnixTime,
     catalog::Catalog,
@@ -23,16 +24,22 @@ pub(super) fn watched(
     (phase, clock): (&PhaseCell, &Clock),
     (catalog, residency, metrics): (&Arc<Catalog>, &Arc<Residency>, &Arc<Metrics>),
     control: &Arc<Control>,
+    drained: &Arc<Drained>,
 ) -> health::Watched {
+    let drained = Arc::clone(drained);
     let (control, now) = (Arc::clone(control), clock.clone());
     let volumes = config.storage.volumes.iter().map(|volume| volume.path.clone());
     health::Watched {
         phase: phase.clone(),
+        drained_by: Box::new(move || drained.services()),
         catalog: Arc::clone(catalog),
         residency: Arc::clone(residency),
         metrics: Arc::clone(metrics),
         clock: clock.clone(),
-        manifest: Box::new(move || manifest(&control.standing(), now.unix())),
+        manifest: Box::new(move || {
+            let standing = control.standing();
+            (manifest(&standing, now.unix()), standing.failure)
+        }),
         demand_queue_max: config.catalog.demand_queue_max as u64,
         volumes: volumes.collect(),
         https_only: config.serve.http.is_empty(),
@@ -54,12 +61,14 @@ fn manifest(standing: &Standing, now: UnixTime) -> Option<health::Manifest> {
     let Some(accepted) = standing.age_seconds.map(since) else {
         // None has ever come: only that there should be one by now is to be told.
         let age = since(standing.waited_seconds);
-        return standing.is_stale.then_some(health::Manifest { age, expires_in: Some(Duration::MAX) });
+        let expires_in = Some(Duration::MAX);
+        return standing.is_stale.then_some(health::Manifest { has_come: false, age, expires_in });
     };
     // A publication that says that nothing has changed is word of it too, for a while: whoever hands out the old one for ever says so as well.
     let heard = standing.last_contact.filter(|_| !standing.is_stale).map(|contact| since(now.since(contact)));
     let expires_in = standing.expires.filter(|_| !standing.has_expired).map(|expires| since(expires.since(now)));
-    Some(health::Manifest { age: heard.map_or(accepted, |heard| accepted.min(heard)), expires_in })
+    let age = heard.map_or(accepted, |heard| accepted.min(heard));
+    Some(health::Manifest { has_come: true, age, expires_in })
 }
 
 /// Tells fill what viewers have taken so far.
@@ -108,6 +117,6 @@ mod tests {
         assert_eq!(manifest(&standing, NOW), None);
         let age = Duration::from_secs(200_000);
         let told = manifest(&Standing { is_stale: true, ..standing }, NOW);
-        assert_eq!(told, Some(health::Manifest { age, expires_in: Some(Duration::MAX) }));
+        assert_eq!(told, Some(health::Manifest { has_come: false, age, expires_in: Some(Duration::MAX) }));
     }
 }

@@ -108,6 +108,8 @@ fn introduction(address: SocketAddr, admin: SocketAddr, origin: SocketAddr) -> S
            ffplay -ss 12 http://{address}/clip.webm
            curl http://{admin}/status
 
+  see      http://{admin}/                         how the appliance is, in a browser
+
   also     http://{address}/progressive.mp4       http://{address}/index-last.mp4
            http://{address}/cmaf/manifest.mpd     http://{address}/captions.vtt
            http://{admin}/metrics

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let (begun, mut looks) = (Instant::now(), tokio::time::interval(LOOK));
             while connections > 0 && begun.elapsed() < most {
                 looks.tick().await;
-                connections = operator.get("status").await?["connections"].as_u64().unwrap_or(0);
+                connections = operator.status().await?["connections"].as_u64().unwrap_or(0);
             }
         }
         writeln!(stdout(), "{phase}: connections of viewers open: {connections}")?;

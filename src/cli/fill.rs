@@ -38,7 +38,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut fill = if arguments.now {
             operator.post("v1/fill", &json!({})).await?
         } else {
-            operator.get("status").await?["fill"].take()
+            operator.status().await?["fill"].take()
         };
         if !arguments.now && !arguments.follow {
             writeln!(stdout(), "{}", line(&fill))?;
@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 break;
             }
             tokio::time::sleep(LOOK).await;
-            fill = operator.get("status").await?["fill"].take();
+            fill = operator.status().await?["fill"].take();
         }
         let told = shown.finish();
         writeln!(stdout(), "{}", line(&fill))?;

@@ -227,6 +227,19 @@ impl Operator {
         self.ask(Method::GET, path, None).await
     }
 
+    /// How the appliance is.
+    ///
+    /// # Errors
+    /// See [`OperatorError`]. What does not say whether it is ready is no appliance, whatever else it says.
+    pub(super) async fn status(&self) -> Result<Value, OperatorError> {
+        let status = self.get("status").await?;
+        if status["ready"].is_boolean() {
+            return Ok(status);
+        }
+        let why = "what answers there is no appliance: it does not say whether it is ready".into();
+        Err(OperatorError::Unreachable { base: self.base.clone(), why })
+    }
+
     /// What the appliance says to an order at `path` ("v1/purge").
     ///
     /// # Errors

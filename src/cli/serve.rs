@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use manager::Watchdog;
 
 use crate::{
-    appliance::Appliance,
+    appliance::{Appliance, StartError},
     config::{Config, Settings},
     sys::sandbox::Reach,
     telemetry::logging,
@@ -46,8 +46,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     logging::init(&config.telemetry)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
     let reloading = Reloading { file, settings };
-    runtime.block_on(serve(config, reloading, arguments.announce.as_deref()))?;
-    Ok(ExitCode::SUCCESS)
+    let ended = runtime.block_on(serve(config, reloading, arguments.announce.as_deref()));
+    match ended {
+        // As with any other fault of the configuration, another start would end in the same way.
+        Err(err) if matches!(err.downcast_ref(), Some(StartError::Inherited(_))) => {
+            writeln!(stderr(), "oca: {err:#}")?;
+            Ok(ExitCode::from(super::FAULTY))
+        }
+        ended => ended.map(|()| ExitCode::SUCCESS),
+    }
 }
 
 async fn serve(config: Config, mut reloading: Reloading, announce: Option<&Path>) -> anyhow::Result<()> {

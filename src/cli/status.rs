@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if arguments.watch {
             return watch(arguments, operator).await;
         }
-        let status = operator.get("status").await?;
+        let status = operator.status().await?;
         let mut out = stdout().lock();
         if arguments.json {
             writeln!(out, "{status:#}")?;
@@ -78,7 +78,7 @@ async fn watch(arguments: &Arguments, operator: &Operator) -> anyhow::Result<Exi
     let mut terminated = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let is_terminal = stdout().is_terminal();
     // The first look has to succeed: later ones may find it restarting.
-    let mut status = Ok(operator.get("status").await?);
+    let mut status = Ok(operator.status().await?);
     if is_terminal && !arguments.json {
         write!(stdout(), "\x1b[2J")?;
     }
@@ -93,7 +93,7 @@ async fn watch(arguments: &Arguments, operator: &Operator) -> anyhow::Result<Exi
             _ = interrupted.recv() => return Ok(last),
             _ = terminated.recv() => return Ok(last),
         }
-        status = operator.get("status").await;
+        status = operator.status().await;
     }
 }
 

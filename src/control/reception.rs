@@ -35,6 +35,8 @@ pub struct Control {
     pub(super) clock: Clock,
     metrics: Arc<Metrics>,
     started: UnixTime,
+    /// Why nothing is received though keys are trusted.
+    failure: Option<String>,
     kept: Mutex<Kept>,
     news: Mutex<News>,
 }
@@ -92,6 +94,8 @@ pub enum Receipt {
 pub struct Standing {
     /// Whether any key is trusted, so that a manifest can come at all.
     pub is_expected: bool,
+    /// Why none can come all the same.
+    pub failure: Option<String>,
     /// Sequence of the manifest in force.
     pub sequence: Option<u64>,
     /// Assets that it lists.
@@ -129,6 +133,10 @@ impl Control {
         let trust = Trust::start(config)?;
         let off = "no key is trusted: control.keys names none";
         let kept = if config.keys.is_empty() { Kept::Off(off.into()) } else { open(config) };
+        let failure = match &kept {
+            Kept::Off(why) if !config.keys.is_empty() => Some(why.clone()),
+            _ => None,
+        };
         let (started, config) = (clock.unix(), config.clone());
         let control = Arc::new(Self {
             config,
@@ -138,6 +146,7 @@ impl Control {
             clock,
             metrics,
             started,
+            failure,
             kept: Mutex::new(kept),
             news: Mutex::default(),
         });
@@ -370,6 +379,7 @@ impl Control {
         let head = accepted.as_ref().map(|accepted| &accepted.manifest.head);
         Standing {
             is_expected,
+            failure: self.failure.clone(),
             sequence: head.map(|head| head.sequence),
             assets: accepted.as_ref().map_or(0, |accepted| accepted.manifest.assets().len()),
             age_seconds: accepted.as_ref().map(|accepted| now.since(accepted.received)),
@@ -424,7 +434,7 @@ fn open(config: &Config) -> Kept {
         Err(err) => {
             // Going on without its memory would let an old manifest in.
             let why = format!("control.state {}: {err}", config.state.display());
-            tracing::error!("{why}; no manifest is received until that is mended");
+            tracing::error!("{why}; no manifest is received until that is mended and the appliance restarted");
             Kept::Off(why)
         }
     }

@@ -16,6 +16,7 @@ pub fn status(standing: &Standing) -> Value {
     });
     json!({
         "expected": standing.is_expected,
+        "failure": standing.failure,
         "sequence": standing.sequence,
         "assets": standing.assets,
         "age_seconds": standing.age_seconds,

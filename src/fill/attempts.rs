@@ -261,14 +261,20 @@ impl Attempts {
             fault => fault.is_ill() && source.set_aside.failed(Instant::now()),
         };
         if set_aside {
+            // Told once, and not again for each request that has found it down since.
+            if source.metrics.set_aside.value() == 0 {
+                tracing::warn!(source = %source.config.name, %fault, "source is set aside for a while");
+            }
             source.metrics.set_aside.set(1);
-            tracing::warn!(source = %source.config.name, %fault, "source is set aside for a while");
         }
     }
 
     /// The source delivered.
     pub(super) fn succeeded(source: &Source) {
         source.set_aside.succeeded();
+        if source.metrics.set_aside.value() == 1 {
+            tracing::info!(source = %source.config.name, "source delivers again");
+        }
         source.metrics.set_aside.set(0);
     }
 

@@ -9,6 +9,8 @@ use crate::sys::Phase;
 pub struct Inputs {
     /// What it is about.
     pub phase: Phase,
+    /// Names of the steering services that have it drained; none: an operator has, or nobody.
+    pub drained_by: Vec<String>,
     /// Every volume that is configured and could be opened.
     pub volumes: Vec<Volume>,
     /// What viewers got of late.
@@ -19,6 +21,8 @@ pub struct Inputs {
     pub fill: Fill,
     /// Every source.
     pub sources: Vec<Source>,
+    /// Why no manifest can come, where one should.
+    pub manifest_failure: Option<String>,
     /// The manifest in force; `None`: none is expected, or none has come yet.
     pub manifest: Option<Manifest>,
     /// Memory of the machine, or of the group that the process is confined to.
@@ -86,7 +90,9 @@ pub struct Source {
 /// The manifest in force.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Manifest {
-    /// Time since it, or word that it is still the newest, came.
+    /// Whether there is one at all, and not only the wait for it.
+    pub has_come: bool,
+    /// Time since it, or word that it is still the newest, came; where none ever has, since the start.
     pub age: Duration,
     /// Time until it expires; `None`: it has.
     pub expires_in: Option<Duration>,

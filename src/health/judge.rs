@@ -21,7 +21,7 @@ const FETCHES_MIN: u64 = 4;
 /// come back to `calm_percent` of it, so that one that dwells at its limit does not flap.
 pub fn judge(inputs: &Inputs, config: &Config, before: &Health) -> Health {
     let mut judging = Judging { config, before, reasons: Vec::new() };
-    judging.phase(inputs.phase);
+    judging.phase(inputs);
     judging.overload(inputs);
     judging.machine(inputs);
     judging.volumes(inputs);
@@ -61,15 +61,19 @@ impl Judging<'_> {
         }
     }
 
-    fn phase(&mut self, phase: Phase) {
-        match phase {
+    fn phase(&mut self, inputs: &Inputs) {
+        match inputs.phase {
             Phase::Starting => self.say(Code::Starting, None, "the appliance is starting".into()),
             Phase::Serving => {}
-            Phase::Drained => self.say(
-                Code::Draining,
-                None,
-                "the appliance is draining: an operator, or a steering service, wants viewers sent elsewhere".into(),
-            ),
+            Phase::Drained => {
+                let who = match &inputs.drained_by[..] {
+                    [] => "an operator wants".into(),
+                    [one] => format!("steering service {one} wants"),
+                    several => format!("steering services {} want", several.join(", ")),
+                };
+                let words = format!("the appliance is draining: {who} viewers sent elsewhere");
+                self.say(Code::Draining, None, words);
+            }
             Phase::Leaving => self.say(Code::Draining, None, "the appliance is draining before it stops".into()),
             Phase::Stopping => self.say(Code::Draining, None, "the appliance is stopping".into()),
         }
@@ -192,9 +196,17 @@ impl Judging<'_> {
         self.most(Code::FillBehind, None, (queued, config.fill_queue_percent.into()), || {
             format!("{} of at most {} demands wait for fill", fill.queued, fill.queued_max)
         });
+        if let Some(failure) = &inputs.manifest_failure {
+            let words = format!("no manifest is received until this is mended and the appliance restarted: {failure}");
+            self.say(Code::ManifestsOff, None, words);
+        }
         match inputs.manifest {
             Some(Manifest { expires_in: None, .. }) => {
                 self.say(Code::ManifestStale, None, "the manifest is past its days".into());
+            }
+            Some(Manifest { age, has_come: false, .. }) if age > config.manifest_age_max => {
+                let (age, limit) = (show(age), show_duration(config.manifest_age_max));
+                self.say(Code::ManifestStale, None, format!("no manifest has come in {age}, above {limit}"));
             }
             Some(Manifest { age, .. }) if age > config.manifest_age_max => {
                 let (age, limit) = (show(age), show_duration(config.manifest_age_max));

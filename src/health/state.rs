@@ -86,6 +86,8 @@ pub enum Code {
     FillFailing,
     /// Demands wait for fill.
     FillBehind,
+    /// No manifest can be received.
+    ManifestsOff,
     /// The manifest is old, or past its days.
     ManifestStale,
     /// The wall clock was moved.
@@ -94,7 +96,7 @@ pub enum Code {
 
 impl Code {
     /// Every code.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NoVolume,
         Self::NoCertificate,
         Self::Draining,
@@ -116,6 +118,7 @@ impl Code {
         Self::SourceDown,
         Self::FillFailing,
         Self::FillBehind,
+        Self::ManifestsOff,
         Self::ManifestStale,
         Self::ClockJumped,
     ];
@@ -144,6 +147,7 @@ impl Code {
             Self::SourceDown => "source_down",
             Self::FillFailing => "fill_failing",
             Self::FillBehind => "fill_behind",
+            Self::ManifestsOff => "manifests_off",
             Self::ManifestStale => "manifest_stale",
             Self::ClockJumped => "clock_jumped",
         }
@@ -172,6 +176,7 @@ impl Code {
             | Self::SourceDown
             | Self::FillFailing
             | Self::FillBehind
+            | Self::ManifestsOff
             | Self::ManifestStale
             | Self::ClockJumped => State::Degraded,
         }

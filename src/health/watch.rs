@@ -33,6 +33,8 @@ use crate::{
 pub struct Watched {
     /// What the appliance is about.
     pub phase: PhaseCell,
+    /// Names of the steering services that have it drained.
+    pub drained_by: Box<dyn Fn() -> Vec<String> + Send + Sync>,
     /// What is held, and on which volumes.
     pub catalog: Arc<Catalog>,
     /// How cold bytes come into memory.
@@ -41,8 +43,8 @@ pub struct Watched {
     pub metrics: Arc<Metrics>,
     /// Time.
     pub clock: Clock,
-    /// The manifest in force, if there is one.
-    pub manifest: Box<dyn Fn() -> Option<Manifest> + Send + Sync>,
+    /// The manifest in force, if there is one, and why none can come, where one should.
+    pub manifest: Box<dyn Fn() -> (Option<Manifest>, Option<String>) + Send + Sync>,
     /// `catalog.demand_queue_max`.
     pub demand_queue_max: u64,
     /// Directories of all volumes that are configured.
@@ -145,7 +147,9 @@ impl Watch {
         let before = self.found.load();
         let looking = self.looking.lock();
         let Some(inputs) = &looking.inputs else { return before.health.clone() };
-        let inputs = Inputs { phase: self.watched.phase.now(), volumes: self.volumes(), ..inputs.clone() };
+        let Watched { phase, drained_by, .. } = &self.watched;
+        let (phase, volumes) = (phase.now(), self.volumes());
+        let inputs = Inputs { phase, drained_by: drained_by(), volumes, ..inputs.clone() };
         judge(&inputs, &self.limits.load().config, &before.health)
     }
 
@@ -225,8 +229,10 @@ impl Watch {
         let set_aside = |name: &String| metrics.source(name).set_aside.value() == 1;
         let pressures = metrics.pressures();
         let capacity = load.egress.capacity.map(|capacity| capacity.bits_per_second as f64).filter(|bits| *bits > 0.0);
+        let (manifest, manifest_failure) = (self.watched.manifest)();
         Inputs {
             phase: phase.now(),
+            drained_by: (self.watched.drained_by)(),
             volumes: self.volumes(),
             served: Served {
                 responses: late.totals.responses,
@@ -246,7 +252,8 @@ impl Watch {
                 .iter()
                 .map(|name| Source { name: name.clone(), set_aside: set_aside(name) })
                 .collect(),
-            manifest: (self.watched.manifest)(),
+            manifest,
+            manifest_failure,
             memory: machine::memory(),
             descriptors: machine::descriptors(),
             clock_jump_seconds: looking.skew.look(

@@ -46,8 +46,9 @@ impl Inherited {
     /// There is one.
     pub fn finish(self) -> io::Result<()> {
         let Some((address, _)) = self.0.first() else { return Ok(()) };
-        let words =
-            format!("{address}: the service manager listens there (oca.socket), and the configuration does not");
+        let words = format!(
+            "{address}: it does (oca.socket), and neither serve.http nor serve.https nor admin.listen names it"
+        );
         Err(io::Error::new(io::ErrorKind::InvalidInput, words))
     }
 }

@@ -61,8 +61,8 @@ pub trait Subject: Send + Sync + 'static {
     /// How far tonight's fill is, where there is a manifest.
     fn manifest(&self) -> Option<ManifestProgress>;
 
-    /// Has viewers sent elsewhere, or takes that back, as services ask.
-    fn drain(&self, drain: bool);
+    /// Has viewers sent elsewhere, as the services of these names ask; takes that back where none does any more.
+    fn drain(&self, services: &BTreeSet<String>);
 }
 
 /// What a reader of a report has already, and wants.
@@ -201,19 +201,10 @@ impl Reporter {
         if drain && self.config.load().services.iter().all(|known| known.name != service) {
             return;
         }
-        let before = !draining_for.is_empty();
-        if drain {
-            draining_for.insert(service.into());
-        } else {
-            draining_for.remove(service);
-        }
-        let now = !draining_for.is_empty();
-        if before != now {
-            tracing::info!(%service, drain = now, "steering asks for another state");
-        }
+        let changed = if drain { draining_for.insert(service.into()) } else { draining_for.remove(service) };
         // Each time that it is asked for: an operator may have taken it back meanwhile.
-        if before != now || drain {
-            self.subject.drain(now);
+        if changed || drain {
+            self.subject.drain(&draining_for);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ipnet::IpNet;
@@ -13,6 +13,8 @@ use super::Config;
 
 /// Bytes of a line of the file, on average, that are read at most for each network that may be in it: routing daemons print routes.
 const LINE_BYTES: u64 = 256;
+/// How long a file that is written in place has to stay as it is before it is read: half of it is a list too.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// The networks, and whether they are still those that were told.
 #[derive(Debug)]
@@ -38,6 +40,14 @@ impl Stamp {
         use std::os::unix::fs::MetadataExt as _;
         let data = std::fs::metadata(path).ok()?;
         Some(Self { modified: data.modified().ok(), bytes: data.len(), inode: data.ino() })
+    }
+
+    /// Whether it may be half written. What has taken the place of another by its name is whole.
+    fn is_settling(&self, before: &Self) -> bool {
+        let is_another = before.inode != self.inode && *before != MISSING;
+        // A time in the future is no reason to wait for it.
+        let is_fresh = self.modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age < SETTLED);
+        !is_another && is_fresh
     }
 }
 
@@ -70,6 +80,11 @@ impl Prefixes {
         let Some(path) = &config.prefixes_file else { return };
         let stamp = Stamp::of(path);
         if self.seen.is_some() && self.seen == stamp {
+            return;
+        }
+        if let (Some(before), Some(now)) = (&self.seen, &stamp)
+            && now.is_settling(before)
+        {
             return;
         }
         let known_missing = self.seen.as_ref() == Some(&MISSING);
@@ -169,7 +184,14 @@ mod tests {
             std::fs::write(file.with_extension("new"), text).expect("written");
             std::fs::rename(file.with_extension("new"), &file).expect("renamed");
         };
-        write("192.0.2.77/24\n10.1.0.0/16\n");
+        let in_place = |text: &str, age: u64| {
+            std::fs::write(&file, text).expect("written");
+            let then = SystemTime::now() - Duration::from_secs(age);
+            File::options().write(true).open(&file).and_then(|file| file.set_modified(then)).expect("a time");
+        };
+        in_place("192.0.2.77/24\n", 0);
+        assert_eq!(look(), (1, nets(&["10.1.0.0/16"])), "it may be half of what is to come");
+        in_place("192.0.2.77/24\n10.1.0.0/16\n", 2);
         let good = (2, nets(&["10.1.0.0/16", "192.0.2.0/24"]));
         assert_eq!((look(), look()), (good.clone(), good.clone()), "each network once, without its host's bits");
         for bad in ["", "nonsense", "11.0.0.0/8\n12.0.0.0/8\n13.0.0.0/8\n", &"x".repeat(2000)] {
@@ -177,8 +199,14 @@ mod tests {
             assert_eq!(look(), good, "{bad}");
         }
         std::fs::remove_file(&file).expect("removed");
-        assert_eq!((look(), look()), (good.clone(), good));
+        assert_eq!((look(), look()), (good.clone(), good.clone()));
         write("# none\n");
+        assert_eq!(look(), good, "nor is that the end");
+        in_place("# none\n", 2);
         assert_eq!(look(), (3, nets(&["10.1.0.0/16"])), "a daemon without routes says so");
+        in_place("11.0.0.0/8\n", 0);
+        assert_eq!(look(), (3, nets(&["10.1.0.0/16"])));
+        write("12.0.0.0/8\n");
+        assert_eq!(look(), (4, nets(&["10.1.0.0/16", "12.0.0.0/8"])), "what comes whole is taken at once");
     }
 }

@@ -70,8 +70,8 @@ impl Subject for Condition {
         Some(ManifestProgress { sequence: 4, assets: 2, assets_held: 1, bytes: 20, bytes_held: 10 })
     }
 
-    fn drain(&self, drain: bool) {
-        self.drains.lock().push(drain);
+    fn drain(&self, services: &BTreeSet<String>) {
+        self.drains.lock().push(!services.is_empty());
     }
 }
 

@@ -257,6 +257,17 @@ fn a_control_plane_that_says_nothing_makes_the_manifest_stale_until_it_does() {
 }
 
 #[test]
+fn a_folder_for_manifests_that_cannot_be_made_is_told_and_viewers_are_served() {
+    let plane = Plane::new();
+    fs::write(plane.path("state"), "somebody's file").expect("written");
+    let appliance = plane.setup_from(&format!("file://{}", plane.named("films")), &plane.by_file()).start();
+    comes(&appliance, "manifests_off", ("degraded", true));
+    let failure = manifest_of(&appliance)["failure"].as_str().expect("it says why").to_owned();
+    assert!(failure.contains("control.state") && failure.contains("state"), "{failure}");
+    assert_eq!(fs::read(plane.path("state")).expect("it is there"), b"somebody's file");
+}
+
+#[test]
 fn a_manifest_can_be_pushed_and_an_answer_says_what_is_wrong_with_it() {
     let plane = Plane::new();
     let appliance = plane.setup("").start();

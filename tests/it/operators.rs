@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore, pki_types::pem::PemObject};
 
 use crate::{
     metrics::Looks,
-    support::{Appliance, Authority, Client, Issued, KeyKind, Origin, Response, Setup, request, wait_until},
+    support::{Appliance, Authority, Client, Issued, KeyKind, Origin, Published, Response, Setup, request, wait_until},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -258,6 +258,14 @@ fn commands_go_by_tls_and_say_what_is_missing() {
     let admin = format!("https://localhost:{}/", plain.admin_address().port());
     let (code, said) = why(&admin, &["--ca", &ca]);
     assert!(code == Some(3) && said.contains("does not speak TLS"), "{said}");
+
+    // Some other program's address.
+    let other = Origin::start();
+    other.publish("/status", Published::bytes(b"{\"version\":1}".to_vec()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_oca"));
+    let output = command.args(["status", "--admin", &other.url()]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("no appliance"), "{said}");
 }
 
 #[test]

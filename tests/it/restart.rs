@@ -189,7 +189,7 @@ fn a_listener_that_the_configuration_does_not_name_is_refused() {
     managed.configure("127.0.0.1:0".parse().expect("an address"), &origin, "");
     managed.spawn();
     let status = managed.child.as_mut().expect("it runs").wait().expect("ours");
-    assert_eq!(status.code(), Some(1));
+    assert_eq!(status.code(), Some(2), "no restart would mend it");
     let said = managed.log();
     assert!(said.contains(&managed.address().to_string()) && said.contains("oca.socket"), "{said}");
 }

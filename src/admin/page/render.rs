@@ -249,6 +249,7 @@ fn fill(html: &mut Html, status: &Value) {
     html.bar(Part::Good(percent_of(real(&fill["here_bytes"]), real(&wanted["bytes"])))).raw("</td>");
     html.tag("td", &bits(real(&fill["bytes_per_second"]) * 8.0));
     let window = match text(&fill["window"]["state"]) {
+        "open" if fill["rate_bits_per_second"] == 0 => "open, nothing to fetch".into(),
         "open" => format!("open, at most {}", bits(real(&fill["rate_bits_per_second"]))),
         other => other.to_owned(),
     };

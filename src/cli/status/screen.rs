@@ -202,6 +202,7 @@ impl Screen {
     fn fill(self, status: &Value) -> Vec<String> {
         let (fill, manifest) = (&status["fill"], &status["manifest"]);
         let window = match fill["window"]["state"].as_str() {
+            Some("open") if fill["rate_bits_per_second"] == 0 => "window open, nothing to fetch".into(),
             Some("open") => format!("window open, at most {}", bits(real(&fill["rate_bits_per_second"]))),
             _ => "window closed".into(),
         };
@@ -321,6 +322,14 @@ mod tests {
         }
         let coloured = Screen::new(80, true).lines(&document());
         assert!(coloured[0].starts_with("\u{1b}[1;33m") && coloured[0].ends_with("\u{1b}[0m"), "{coloured:?}");
+    }
+
+    #[test]
+    fn a_window_in_which_there_is_nothing_to_do_says_so() {
+        let mut idle = document();
+        idle["fill"]["rate_bits_per_second"] = 0.into();
+        let all = Screen::new(100, false).lines(&idle).join("\n");
+        assert!(all.contains("window open, nothing to fetch") && !all.contains("at most"), "{all}");
     }
 
     #[test]

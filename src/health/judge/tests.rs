@@ -21,12 +21,18 @@ fn well() -> Inputs {
         |name: &str| Certificate { name: name.into(), expires_in: Some(Duration::from_secs(90 * 86_400)) };
     Inputs {
         phase: Phase::Serving,
+        drained_by: Vec::new(),
         volumes: vec![volume("/disk0"), volume("/disk1")],
         served: Served { responses: 1000, errors: 0, hits: 900, first_byte: Some(Duration::from_millis(1)) },
         cold_wait: Some(Duration::from_millis(10)),
         fill: Fill { fetches: 100, failures: 0, queued: 0, queued_max: 1000 },
         sources: vec![source("tier-0"), source("origin-0")],
-        manifest: Some(Manifest { age: Duration::from_secs(3600), expires_in: Some(Duration::from_secs(86_400)) }),
+        manifest: Some(Manifest {
+            has_come: true,
+            age: Duration::from_secs(3600),
+            expires_in: Some(Duration::from_secs(86_400)),
+        }),
+        manifest_failure: None,
         memory: Some(Memory { available: 50, total: 100 }),
         descriptors: Some(Descriptors { open: 100, max: 1000 }),
         clock_jump_seconds: 0.0,
@@ -84,6 +90,9 @@ const CASES: &[Case] = &[
         let age = Duration::from_secs(37 * 3600);
         inputs.manifest = inputs.manifest.map(|manifest| Manifest { age, ..manifest });
     }),
+    (Code::ManifestsOff, State::Degraded, None, |inputs| {
+        inputs.manifest_failure = Some("control.state /x: permission denied".into());
+    }),
     (Code::ClockJumped, State::Degraded, None, |inputs| inputs.clock_jump_seconds = -3600.0),
 ];
 
@@ -116,6 +125,18 @@ fn each_fault_alone_is_told_by_its_code_and_goes_when_it_is_mended() {
         assert!(!reason.words.is_empty() && reason.words.is_ascii(), "{reason:?}");
         assert_eq!(said(&well(), &health), Health { state: State::Serving, reasons: Vec::new() }, "{code:?} stays");
     }
+}
+
+#[test]
+fn a_drain_says_who_wants_it() {
+    let words = |services: &[&str]| {
+        let drained_by = services.iter().map(|&name| name.into()).collect();
+        let health = fresh(&Inputs { phase: Phase::Drained, drained_by, ..well() });
+        health.reasons[0].words.clone()
+    };
+    assert_eq!(words(&[]), "the appliance is draining: an operator wants viewers sent elsewhere");
+    assert_eq!(words(&["a"]), "the appliance is draining: steering service a wants viewers sent elsewhere");
+    assert_eq!(words(&["a", "b"]), "the appliance is draining: steering services a, b want viewers sent elsewhere");
 }
 
 #[test]
@@ -241,7 +262,7 @@ prop_compose! {
             source.set_aside = aside;
         }
         let expires_in = (!expired).then_some(Duration::from_secs(60));
-        inputs.manifest = Some(Manifest { age: Duration::from_secs(age), expires_in });
+        inputs.manifest = Some(Manifest { has_come: true, age: Duration::from_secs(age), expires_in });
         inputs.memory = Some(Memory { available, total: 100 });
         inputs.descriptors = Some(Descriptors { open, max: 1000 });
         inputs.clock_jump_seconds = jump;
