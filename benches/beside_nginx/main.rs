@@ -6,6 +6,7 @@
 //!     cargo bench --bench beside_nginx -- --oca=PATH --oca=PATH builds of oca beside each other, as a commit and the one before
 //!     cargo bench --bench beside_nginx -- --write               puts tables and plots into README.md and docs/
 //!
+//! `--serve='near_send_buffer = "1 MiB"'` adds a line to `[serve]` of oca's configuration; several stand beside each other, as builds do.
 //! Others: `--seconds=2` (each round), `--rounds=5`, `--cold-gib=12`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
 //! compared, not measured), `--test` (a short run that shows that all of it works).
 //!
@@ -41,9 +42,10 @@ use std::path::Path;
 use support::{Fallible, cores, flag, is_smoke, option, report, responder, values};
 
 /// What may stand on the command line; `--bench` is put there by cargo.
-const OPTIONS: [&str; 12] = [
+const OPTIONS: [&str; 13] = [
     "--oca=",
     "--only=",
+    "--serve=",
     "--row=",
     "--seconds=",
     "--rounds=",
@@ -101,8 +103,15 @@ fn main() -> Fallible<()> {
         return Err("a short run, or one of a debug build, makes no figures to write down".into());
     }
     // A table of some rows would take the place of the whole one, and one of another build would look like this one's.
-    if flag("write") && !(values("row").is_empty() && values("only").is_empty() && values("oca").is_empty()) {
-        return Err("--write is for a whole run of this build: without --only, --row and --oca".into());
+    if flag("write")
+        && !(values("row").is_empty()
+            && values("only").is_empty()
+            && values("oca").is_empty()
+            && values("serve").is_empty())
+    {
+        return Err(
+            "--write is for a whole run of this build as it comes: without --only, --row, --oca and --serve".into()
+        );
     }
     cores::pin_to_load()?;
     println!("{}\n", report::machine());

@@ -85,13 +85,17 @@ pub(crate) fn appliances(
     source: &str,
 ) -> Fallible<Vec<Named>> {
     let mut made = Vec::new();
-    for (number, (name, binary)) in builds(plan).into_iter().enumerate() {
+    let lines = if super::values("serve").is_empty() { vec![String::new()] } else { super::values("serve") };
+    let variants = builds(plan).into_iter().flat_map(|(name, binary)| {
+        lines.iter().map(move |line| (format!("{name} {line}").trim().to_owned(), binary.clone(), line))
+    });
+    for (number, (name, binary, line)) in variants.enumerate() {
         let own = home.join(format!("oca-{number}"));
         fs::create_dir_all(&own)?;
         let mut setup = Setup::new(&own, capacity);
         source.clone_into(&mut setup.source);
         // A thousand who ask again at once are more than a core can do, which it would say to some of them (503).
-        let serve = format!("workers = 1\nqueue_delay_max = \"0 s\"\n{serve}");
+        let serve = format!("workers = 1\nqueue_delay_max = \"0 s\"\n{line}\n{serve}");
         (setup.serve, setup.tables, setup.binary, setup.pinned, setup.log) = (&serve, tables, binary, true, true);
         made.push(Named { name, server: Server::Oca(setup.start()?) });
     }

@@ -1,14 +1,15 @@
 //! What floods do to viewers: the p99 of honest requests at half of capacity, while one hostile process does its worst.
 //!
 //! `cargo bench --bench floods`; options: `--only=NAME` (floods whose name holds this), `--seconds=1.5` in tenths (`--tenths=15`), `--rounds=3`,
-//! `--write` (puts the table into docs/performance.md), `--test` (a short run).
+//! `--tls` (viewers by TLS), `--write` (puts the table into docs/performance.md), `--test` (a short run).
 //!
 //! The appliance has one core; honest load and hostile process share the other. The kernel runs the hostile process there whenever the load has
 //! nothing to do, and at no other time (SCHED_IDLE against a nice value of -20), so that what is measured is what the appliance suffers and not what the
 //! load does.
 //! A quiet round has a neighbour in place of a flood: a process that keeps the same core as busy, with connections to itself.
 //!
-//! Viewers ask for ranges of 64 KiB by TLS at random moments (open loop), at half of the rate that was reached by asking without a pause.
+//! Viewers ask for ranges of 64 KiB at random moments (open loop), at half of the rate that was reached by asking without a pause. In the clear:
+//! that costs them little of the core that they share with the flood, which has the rest. By TLS (`--tls`) they take nearly all of it.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
 #![expect(clippy::cast_possible_truncation, reason = "rates and sizes of a bench fit")]
@@ -127,7 +128,11 @@ fn main() -> Fallible<()> {
     for path in ["/0.mp4", "/small.mp4", "/0.mp4"] {
         client.fetch(path, None)?;
     }
-    let protocol = Protocol::Https(records::offer(certified.cert.der().clone(), "http/1.1")?);
+    let protocol = if flag("tls") {
+        Protocol::Https(records::offer(certified.cert.der().clone(), "http/1.1")?)
+    } else {
+        Protocol::Http1
+    };
     go_first();
     let bench = Bench { plan: &plan, appliance: &appliance, protocol, root: &root };
     let (text, failed) = bench.run()?;
@@ -185,7 +190,10 @@ impl Bench<'_> {
             whole: false,
         };
         Load {
-            address: self.appliance.https.unwrap_or(self.appliance.http),
+            address: match self.protocol {
+                Protocol::Http1 => self.appliance.http,
+                _ => self.appliance.https.unwrap_or(self.appliance.http),
+            },
             protocol: self.protocol.clone(),
             connections: CONNECTIONS,
             time: self.plan.time,
@@ -233,12 +241,13 @@ impl Bench<'_> {
 
     fn show(&self, capacity: f64, rows: &[Row]) -> String {
         let mut text = format!(
-            "{CONNECTIONS} viewers ask for ranges of {} KiB by TLS 1.3 and HTTP/1.1, {:.0} a second in all: half of the {capacity:.0} that one core serves \
+            "{CONNECTIONS} viewers ask for ranges of {} KiB by {}, {:.0} a second in all: half of the {capacity:.0} that one core serves \
              them. One hostile process floods; it and the viewers share the other core. {} rounds of {:.1} s, each beside a quiet one; medians. Growth is \
              that of p99, {GROWTH_MAX} the goal; {}\n\n\
              | flood | a second | p50 us quiet | flooded | p99 us quiet | p99 us flooded | growth | errors | core busy quiet | flooded | connections | KiB each |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|\n",
             RANGE >> 10,
+            if matches!(self.protocol, Protocol::Http1) { "plain HTTP/1.1" } else { "TLS 1.3 and HTTP/1.1" },
             capacity / 2.0,
             self.plan.rounds,
             self.plan.time.as_secs_f64(),

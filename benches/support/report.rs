@@ -1,6 +1,6 @@
 //! Sections of documents that a bench writes, so that no figure stands there that no command makes.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, process::Command};
 
 /// Puts `markdown` into section `name` of `document` (a path below the project's folder), in place of what stands there. A section
 /// lies between the lines `<!-- begin NAME: made by COMMAND -->` and `<!-- end NAME -->`.
@@ -36,8 +36,21 @@ pub(crate) fn machine() -> String {
     let virtual_machine = if cpu.contains("hypervisor") { ", virtual" } else { "" };
     let now = httpdate::fmt_http_date(std::time::SystemTime::now());
     format!(
-        "{model} ({cores} cores{virtual_machine}), Linux {}, {} congestion control, load {load} over the five minutes before; {now}",
+        "{model} ({cores} cores{virtual_machine}), Linux {}, {} congestion control, load {load} over the five minutes before{}; {now}",
         kernel.trim(),
         control.trim(),
+        commit()
     )
+}
+
+/// What was measured: the commit, and whether the code is another by now; nothing where this is no checkout.
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR")]).args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else { return String::new() };
+    let changed = git(&["status", "--porcelain", "--", "src", "benches", "Cargo.toml", "Cargo.lock"]);
+    let changed = if changed.is_none_or(|list| list.is_empty()) { "" } else { " and changes" };
+    format!(", commit {commit}{changed}")
 }
