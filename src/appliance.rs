@@ -61,6 +61,8 @@ const RUNTIME_THREADS: usize = 2;
 const BLOCKING_THREADS: usize = 64;
 /// Longest wait for what still runs on that runtime when everything else has ended.
 const RUNTIME_PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait at the end for steering services to take the report that says so.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How often the runtime shows that it turns.
 const PULSE: Duration = Duration::from_millis(100);
 
@@ -134,6 +136,7 @@ struct Parts {
     fill: fill::Fill,
     stop_admin: oneshot::Sender<()>,
     workers: serve::Workers,
+    reporter: Arc<steering::Reporter>,
 }
 
 /// What operators see of an appliance.
@@ -180,10 +183,11 @@ impl Appliance {
         let signing = serve::Signing::start(&config.serve, &metrics)?;
         let clients = serve::Clients::start(&config.serve, &metrics)?;
         let guard = admin::Guard::start(&config.admin, &metrics, &clock)?;
-        let mut inherited = Inherited::of_this_process().map_err(StartError::Listen)?;
+        let mut inherited = Inherited::of_this_process().map_err(StartError::Inherited)?;
+        let named = config.serve.http.iter().chain(&config.serve.https).chain([&config.admin.listen]);
+        inherited.check(&named.copied().collect::<Vec<_>>()).map_err(StartError::Inherited)?;
         let listeners = serve::bind(&config.serve, &mut inherited).map_err(StartError::Listen)?;
         let admin_listener = admin::bind(&config.admin, &mut inherited).map_err(StartError::Listen)?;
-        inherited.finish().map_err(StartError::Inherited)?;
         let admin = admin_listener.local_addr().map_err(StartError::Listen)?;
         let (http, https) = (listeners.http().to_vec(), listeners.https().to_vec());
         confine(&config, also)?;
@@ -242,6 +246,7 @@ impl Appliance {
             let _inside = runtime.enter();
             steering::start(&reporter, steering::prepare(&config.steering)?, &phase.watch());
         }
+        let goodbye = Arc::clone(&reporter);
         let history = Arc::new(History::new(config.admin.history));
         let sampled = Sampled {
             metrics: Arc::clone(&metrics),
@@ -309,7 +314,8 @@ impl Appliance {
         count_clients(&metrics, &running);
         phase.enter(Phase::Serving);
         tracing::info!(?http, ?https, %admin, workers = worker_count, assets = catalog.len(), "serving");
-        let parts = Parts { phase, access_log, running, catalog, runtime, fill, stop_admin, workers };
+        let parts =
+            Parts { phase, access_log, running, catalog, runtime, fill, stop_admin, workers, reporter: goodbye };
         Ok(Self { http, https, admin, parts })
     }
 
@@ -391,6 +397,7 @@ impl Parts {
         self.runtime.block_on(self.fill.stop());
         self.catalog.close();
         self.access_log.close();
+        self.runtime.block_on(self.reporter.say_goodbye(GOODBYE));
         // Operators can watch to the end.
         drop(self.stop_admin);
         self.runtime.shutdown_timeout(RUNTIME_PATIENCE);

@@ -115,7 +115,7 @@ struct Block {
 }
 
 /// Bytes that are gathered for a write past the page cache.
-const DIRECT_BYTES: usize = 512 << 10;
+const DIRECT_BYTES: usize = 1 << 20;
 
 /// Longest wait for space that is on its way back, and the pause between two looks. Longer than `storage.sync_interval` is by
 /// default; fill waits, viewers who hit do not.

@@ -24,10 +24,8 @@ impl Inherited {
             let address = socket.local_addr()?.as_socket();
             let stream = socket.r#type()? == Type::STREAM && socket.is_listener()?;
             let address = address.filter(|_| stream).ok_or_else(|| {
-                io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    "a socket of the service manager is no listening TCP socket",
-                )
+                let words = "one of the sockets that it has left (oca.socket) is no listening TCP socket";
+                io::Error::new(io::ErrorKind::InvalidInput, words)
             })?;
             socket.set_nonblocking(true)?;
             Ok((address, socket.into()))
@@ -40,12 +38,13 @@ impl Inherited {
         self.0.extract_if(.., |(bound, _)| *bound == address).map(|(_, listener)| listener).collect()
     }
 
-    /// Those that nobody wanted: a mistake in the socket unit or in the configuration.
+    /// Whether all are on addresses that the configuration names: else there is a mistake in the socket unit or in the configuration. Before
+    /// anything is bound, which may fail for what is held open here.
     ///
     /// # Errors
-    /// There is one.
-    pub fn finish(self) -> io::Result<()> {
-        let Some((address, _)) = self.0.first() else { return Ok(()) };
+    /// One is not.
+    pub fn check(&self, named: &[SocketAddr]) -> io::Result<()> {
+        let Some((address, _)) = self.0.iter().find(|(address, _)| !named.contains(address)) else { return Ok(()) };
         let words = format!(
             "{address}: it does (oca.socket), and neither serve.http nor serve.https nor admin.listen names it"
         );
@@ -142,12 +141,13 @@ mod tests {
             let shared = for_each(addresses[0], workers, 16, &mut inherited).expect("shared");
             assert_eq!(shared.iter().map(Vec::len).collect::<Vec<_>>(), shares, "{sockets} for {workers}");
             assert!(shared.iter().flatten().all(|one| one.local_addr().expect("bound") == addresses[0]));
-            assert!(inherited.finish().is_ok());
+            assert!(inherited.0.is_empty());
         }
         let held = bind(addresses[0], 16, false).expect("bound");
         let mut inherited = Inherited(vec![(addresses[0], held)]);
         assert_eq!(only(addresses[1], 16, &mut inherited).expect("bound").local_addr().expect("bound"), addresses[1]);
-        let said = inherited.finish().expect_err("nobody wanted it").to_string();
+        assert!(inherited.check(&addresses).is_ok());
+        let said = inherited.check(&addresses[1..]).expect_err("nobody wants it").to_string();
         assert!(said.contains(&addresses[0].to_string()), "{said}");
     }
 

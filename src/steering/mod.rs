@@ -26,6 +26,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -149,6 +150,25 @@ impl Reporter {
     /// How it stands with each service that is reported to, as JSON.
     pub fn status(&self) -> Value {
         self.sessions.lock().status(self)
+    }
+
+    /// Waits until every service that takes reports has been told that the appliance stops, for `limit` at most.
+    pub async fn say_goodbye(&self, limit: Duration) {
+        let spoken = Arc::clone(&self.sessions.lock().spoken);
+        let told = async {
+            loop {
+                let mut spoken = std::pin::pin!(spoken.notified());
+                // From here on no word is missed.
+                spoken.as_mut().enable();
+                if self.sessions.lock().have_told(Phase::Stopping) {
+                    return;
+                }
+                spoken.await;
+            }
+        };
+        if tokio::time::timeout(limit, told).await.is_err() {
+            tracing::warn!("a steering service was not told in time that the appliance stops");
+        }
     }
 
     /// Writes a report for a reader that has and wants what `known` says. Blocks: the first one counts what is held.

@@ -1,7 +1,6 @@
 //! Networks of clients that this appliance serves: from the configuration, and from a file that a routing daemon keeps.
 
 use std::{
-    fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -10,6 +9,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::Config;
+use crate::sys::open_regular;
 
 /// Bytes of a line of the file, on average, that are read at most for each network that may be in it: routing daemons print routes.
 const LINE_BYTES: u64 = 256;
@@ -117,7 +117,7 @@ fn named(config: &Config) -> (Vec<IpNet>, Option<PathBuf>, usize) {
 fn read(path: &Path, config: &Config) -> io::Result<Vec<IpNet>> {
     let (max, mut text) = (config.prefixes_max, Vec::new());
     let bytes_max = LINE_BYTES.saturating_mul(max as u64 + 1);
-    File::open(path)?.take(bytes_max).read_to_end(&mut text)?;
+    open_regular(path)?.take(bytes_max).read_to_end(&mut text)?;
     if text.len() as u64 == bytes_max {
         return Err(io::Error::other(format!("it is longer than {bytes_max} bytes")));
     }
@@ -187,7 +187,7 @@ mod tests {
         let in_place = |text: &str, age: u64| {
             std::fs::write(&file, text).expect("written");
             let then = SystemTime::now() - Duration::from_secs(age);
-            File::options().write(true).open(&file).and_then(|file| file.set_modified(then)).expect("a time");
+            std::fs::File::options().write(true).open(&file).and_then(|file| file.set_modified(then)).expect("a time");
         };
         in_place("192.0.2.77/24\n", 0);
         assert_eq!(look(), (1, nets(&["10.1.0.0/16"])), "it may be half of what is to come");

@@ -39,14 +39,29 @@ struct Session {
     metrics: Arc<SteeringMetrics>,
     /// What went wrong last, so that it is said once.
     trouble: Trouble,
+    told: Told,
 }
+
+/// A service that is reported to.
+#[derive(Debug)]
+struct Running {
+    config: ServiceConfig,
+    task: JoinHandle<()>,
+    trouble: Trouble,
+    told: Told,
+}
+
+/// The phase that a service was told of last, where it has ever been told anything.
+type Told = Arc<Mutex<Option<Phase>>>;
 
 /// The services that are reported to, each by a task of its own.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    running: Vec<(ServiceConfig, JoinHandle<()>, Trouble)>,
+    running: Vec<Running>,
     /// Who waits for the next report looks at the configuration again.
     changed: Arc<Notify>,
+    /// A service was told something.
+    pub(super) spoken: Arc<Notify>,
 }
 
 /// What went wrong last, where nothing has gone well since.
@@ -76,14 +91,14 @@ pub fn start(reporter: &Arc<Reporter>, Prepared { config, services }: Prepared, 
     let interval = config.interval;
     // Before anybody is dropped: what who is not named here asks for counts no longer.
     reporter.config.store(Arc::new(config));
-    let gone = sessions.running.extract_if(.., |(running, ..)| services.iter().all(|(one, _)| one != running));
-    for (gone, task, _) in gone {
-        task.abort();
+    let gone = sessions.running.extract_if(.., |running| services.iter().all(|(one, _)| *one != running.config));
+    for gone in gone {
+        gone.task.abort();
         // It cannot take back what it has asked for.
-        reporter.order(&gone.name, false);
+        reporter.order(&gone.config.name, false);
     }
     for (one, service) in services {
-        if sessions.running.iter().any(|(running, ..)| *running == one) {
+        if sessions.running.iter().any(|running| running.config == one) {
             continue;
         }
         let session = Session {
@@ -95,10 +110,12 @@ pub fn start(reporter: &Arc<Reporter>, Prepared { config, services }: Prepared, 
             configured: interval,
             metrics: reporter.metrics.steering(&one.name),
             trouble: Trouble::default(),
+            told: Told::default(),
         };
-        let trouble = Arc::clone(&session.trouble);
-        let task = tokio::spawn(session.run(phase.clone(), Arc::clone(&sessions.changed)));
-        sessions.running.push((one, task, trouble));
+        let (trouble, told) = (Arc::clone(&session.trouble), Arc::clone(&session.told));
+        let news = (Arc::clone(&sessions.changed), Arc::clone(&sessions.spoken));
+        let task = tokio::spawn(session.run(phase.clone(), news));
+        sessions.running.push(Running { config: one, task, trouble, told });
     }
     sessions.changed.notify_waiters();
 }
@@ -107,7 +124,7 @@ impl Sessions {
     /// How it stands with each service, as JSON.
     pub(super) fn status(&self, reporter: &Reporter) -> Value {
         let now = reporter.clock.unix();
-        let one = |(config, _, trouble): &(ServiceConfig, JoinHandle<()>, Trouble)| {
+        let one = |Running { config, trouble, .. }: &Running| {
             let metrics = reporter.metrics.steering(&config.name);
             let delivered = Some(metrics.delivered_unix.value()).filter(|at| *at > 0);
             json!({
@@ -120,14 +137,21 @@ impl Sessions {
         };
         self.running.iter().map(one).collect()
     }
+
+    /// Whether every service that takes reports has been told of `phase`.
+    pub(super) fn have_told(&self, phase: Phase) -> bool {
+        self.running
+            .iter()
+            .all(|running| running.trouble.lock().is_some() || running.told.lock().is_none_or(|told| told >= phase))
+    }
 }
 
 impl Session {
-    async fn run(mut self, mut phase: watch::Receiver<Phase>, changed: Arc<Notify>) {
+    async fn run(mut self, mut phase: watch::Receiver<Phase>, (changed, spoken): (Arc<Notify>, Arc<Notify>)) {
         let clock = self.reporter.clock.clone();
         // Boxes that lost power together do not come back together.
         let mut due = clock.monotonic() + spread(&self.reporter.config.load(), self.interval);
-        let mut is_known = false;
+        let (mut last, mut is_known) = (Duration::ZERO, false);
         loop {
             let mut changed = std::pin::pin!(changed.notified());
             // From here on no change is missed.
@@ -139,15 +163,26 @@ impl Session {
                 () = clock.sleep_until(due) => {}
                 () = changed => continue,
                 changed = phase.changed() => match changed {
-                    // A drain is told before viewers find out.
-                    Ok(()) if is_known => {}
+                    // A drain is told before viewers find out; one that comes and goes, no sooner than reports may come. An end has
+                    // no later moment.
+                    Ok(()) if is_known => {
+                        let earliest = last + least(&self.reporter.config.load(), self.interval);
+                        if *phase.borrow_and_update() < Phase::Leaving && clock.monotonic() < earliest {
+                            due = due.min(earliest);
+                            continue;
+                        }
+                    }
                     // Who has not heard of us yet does not hear sooner because we begin to serve.
                     Ok(()) => continue,
                     // Nobody can change the phase any more: the appliance is gone.
                     Err(_) => return,
                 },
             }
+            last = clock.monotonic();
+            let tells_of = *phase.borrow_and_update();
             let (wait, outcome) = self.report().await;
+            *self.told.lock() = Some(tells_of);
+            spoken.notify_waiters();
             (due, is_known) = (clock.monotonic() + wait, true);
             // Whoever sees it counted knows that the next one is due by the clock as it is now.
             if let Some(outcome) = outcome {
@@ -160,10 +195,10 @@ impl Session {
     fn go_by_another_interval(&mut self) -> Option<Duration> {
         let config = self.reporter.config.load();
         let before = std::mem::replace(&mut self.configured, config.interval);
-        (before != config.interval).then(|| {
-            self.interval = config.interval;
-            paced(&config, config.interval)
-        })
+        let now = if before == config.interval { self.interval } else { config.interval };
+        // What the service has asked for stays within the bounds that hold now.
+        let now = now.min(config.interval_max.max(config.interval)).max(config.interval_min.min(config.interval));
+        (std::mem::replace(&mut self.interval, now) != now || before != config.interval).then(|| paced(&config, now))
     }
 
     /// One report; gives the wait until the next, and what became of it.
@@ -199,11 +234,11 @@ impl Session {
             self.metrics.delivered_unix.set(self.reporter.clock.unix().0);
         }
         let label = outcome.label();
-        (self.heed(outcome), Some(label))
+        (self.heed(outcome, is_full), Some(label))
     }
 
-    /// Does what the outcome asks for; gives the wait until the next report.
-    fn heed(&mut self, outcome: Outcome) -> Duration {
+    /// Does what the outcome of a report, that told of everything or not, asks for; gives the wait until the next.
+    fn heed(&mut self, outcome: Outcome, was_full: bool) -> Duration {
         let config = &self.reporter.config.load_full();
         let pace = |interval| paced(config, interval);
         match outcome {
@@ -216,8 +251,13 @@ impl Session {
                 if let Some(drain) = drain {
                     self.reporter.order(&self.config.name, drain);
                 }
-                // What is asked for comes soon, though not from every box at the same time.
-                if wants_full { spread(config, self.interval) } else { pace(self.interval) }
+                // What is asked for comes soon, though not from every box at the same time. Who has just been told everything and asks for it again
+                // would do so for ever.
+                if wants_full && !was_full {
+                    spread(config, self.interval).max(least(config, self.interval))
+                } else {
+                    pace(self.interval)
+                }
             }
             Outcome::Refused(status, after) => {
                 let wait = after.map(|after| after.clamp(self.interval, config.interval_max.max(self.interval)));
@@ -246,6 +286,11 @@ impl Session {
 /// An interval less up to its jitter.
 pub(super) fn paced(config: &Config, interval: Duration) -> Duration {
     interval.saturating_sub(spread(config, interval))
+}
+
+/// Least time from one report to the next, whatever is asked for.
+fn least(config: &Config, interval: Duration) -> Duration {
+    config.interval_min.min(interval)
 }
 
 /// A part of the jitter of an interval.

@@ -1,7 +1,7 @@
 //! The way to one steering service: its connection, who we are to it, and one exchange.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -12,9 +12,12 @@ use reqwest::{
 };
 
 use super::{Config, ServiceConfig, prefixes::Stamp, reply::Reply};
-use crate::net::{
-    client::{Credentials, reporting_client},
-    gzip,
+use crate::{
+    net::{
+        client::{Credentials, reporting_client},
+        gzip,
+    },
+    sys::open_regular,
 };
 
 /// Bytes of a token, certificate or key.
@@ -102,7 +105,7 @@ impl Service {
     pub(super) fn new(config: &ServiceConfig, timeout: Duration) -> Result<Self, ServiceError> {
         // Before they are read: a change in between is seen the next time.
         let stamps = stamps(config);
-        let optional = |path: &Option<PathBuf>| path.as_ref().map(read).transpose();
+        let optional = |path: &Option<PathBuf>| path.as_deref().map(read).transpose();
         let identity = match &config.identity {
             Some(files) => Some([read(&files.certificate)?, b"\n".to_vec(), read(&files.key)?].concat()),
             None => None,
@@ -173,9 +176,11 @@ impl Service {
     }
 }
 
-/// In seconds; a date is not asked of anybody.
+/// In seconds; a date is not asked of anybody. More than a number can hold is as long as may be (RFC 9110, 10.2.3 sets no bound).
 fn retry_after(response: &Response) -> Option<Duration> {
-    response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)))
 }
 
 /// What an error says, and what it comes from: reqwest's own words are only the first of these.
@@ -193,11 +198,11 @@ fn bearer(token: &[u8]) -> Option<HeaderValue> {
     Some(value)
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, ServiceError> {
+fn read(path: &Path) -> Result<Vec<u8>, ServiceError> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
-    let result = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
-    result.map(|_| bytes).map_err(|source| ServiceError::File { path: path.clone(), source })
+    let result = open_regular(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
+    result.map(|_| bytes).map_err(|source| ServiceError::File { path: path.into(), source })
 }
 
 fn stamps(config: &ServiceConfig) -> Vec<Option<Stamp>> {

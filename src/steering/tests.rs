@@ -454,3 +454,76 @@ fn boxes_that_lost_their_service_together_come_back_apart() {
     assert!(places.iter().all(|boxes| (100..320).contains(boxes)), "{places:?} of 2000");
     assert!((0..1000).all(|_| spread(&config, INTERVAL) < JITTER));
 }
+
+#[test]
+fn a_service_that_never_has_enough_is_told_no_more_often_than_others() {
+    let (dir, fake) = open_service();
+    let this = Reporting::start(dir.path(), &[fake.url()], |config| config.jitter_percent = 0);
+    this.some_reports(2);
+    fake.inside.lock().asks = serde_json::json!({ "full": true });
+    this.comes_within("steering-0", INTERVAL, INTERVAL);
+    // Once soon, though not at once, since it may have lost what it was told.
+    this.comes_within("steering-0", Duration::from_secs(1), Duration::from_secs(1));
+    for _ in 0..3 {
+        this.comes_within("steering-0", INTERVAL, INTERVAL);
+    }
+}
+
+#[test]
+fn a_drain_that_comes_and_goes_is_told_no_more_often_than_reports_may_come() {
+    let (dir, fake) = open_service();
+    let this = Reporting::start(dir.path(), &[fake.url()], |_| {});
+    let phase = &this.condition.phase;
+    phase.enter(Phase::Serving);
+    this.some_reports(2);
+    this.clock.advance(Duration::from_secs(1));
+    let before = this.outcomes("steering-0");
+    phase.enter(Phase::Drained);
+    wait_until("the first is told at once", || this.outcomes("steering-0") > before);
+    let told = this.outcomes("steering-0");
+    for _ in 0..20 {
+        phase.undrain();
+        phase.enter(Phase::Drained);
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    phase.undrain();
+    std::thread::park_timeout(Duration::from_millis(20));
+    assert_eq!(this.outcomes("steering-0"), told, "within the same second");
+    this.clock.advance(Duration::from_secs(1));
+    wait_until("what it came to is told", || this.outcomes("steering-0") > told);
+    assert_eq!(fake.last()["phase"], "serving");
+}
+
+#[test]
+fn the_end_is_told_before_it_comes_and_not_waited_for_where_nobody_listens() {
+    let (dir, fake) = open_service();
+    let this = Reporting::start(dir.path(), &[fake.url()], |_| {});
+    this.some_reports(2);
+    this.condition.phase.enter(Phase::Stopping);
+    this.runtime.block_on(this.reporter.say_goodbye(Duration::from_secs(20)));
+    assert_eq!(fake.last()["phase"], "stopping");
+    let (dir, fake) = open_service();
+    let this = Reporting::start(dir.path(), &[fake.url()], |_| {});
+    fake.set(Mood::Status(500));
+    this.some_reports(2);
+    this.condition.phase.enter(Phase::Stopping);
+    // Would fail the test by its time limit.
+    this.runtime.block_on(this.reporter.say_goodbye(Duration::from_secs(3600)));
+}
+
+#[test]
+fn an_interval_that_a_service_has_set_stays_within_bounds_that_come_later() {
+    let (dir, fake) = open_service();
+    let this = Reporting::start(dir.path(), &[fake.url()], |config| config.jitter_percent = 0);
+    fake.inside.lock().asks = serde_json::json!({ "interval_ms": 60_000 });
+    this.some_reports(2);
+    fake.inside.lock().asks = serde_json::json!({});
+    let mut config = Config::clone(&this.reporter.config.load());
+    config.interval_max = Duration::from_secs(15);
+    {
+        let _inside = this.runtime.enter();
+        start(&this.reporter, prepare(&config).expect("good files"), &this.condition.phase.watch());
+    }
+    std::thread::park_timeout(Duration::from_millis(20));
+    this.comes_within("steering-0", Duration::from_secs(14), Duration::from_secs(15));
+}

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod kernel_tls;
 pub mod phase;
 pub mod priority;
+mod regular;
 pub mod sandbox;
 pub mod socket;
 pub mod stamp;
@@ -13,4 +14,5 @@ pub mod uring;
 
 pub use clock::Clock;
 pub use phase::{Phase, PhaseCell};
+pub use regular::open_regular;
 pub use stamp::{Stamp, Watch, stamp};
