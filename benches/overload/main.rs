@@ -32,6 +32,8 @@ use support::{
 const TOGETHER: usize = 64;
 /// Four seconds of video at 4 Mb/s.
 const RANGE: u64 = 2 << 20;
+/// Rest before the first step.
+const REST: Duration = Duration::from_secs(30);
 /// What is offered, in multiples of that.
 const STEPS: [f64; 8] = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0];
 /// Share of its peak that goodput has to keep at 3x.
@@ -108,6 +110,11 @@ fn ramp(appliance: &Appliance, plan: &Plan, smoke: bool) -> Fallible<Vec<Step>> 
     let found = Crowd::new(plan, &Arc::default())?.run()?;
     let capacity = found.answered as f64 / found.seconds;
     println!("1x: {capacity:.0} requests/s; p99 {} us\n{}", found.latency.value_at_quantile(0.99), Step::HEAD);
+    // What is said is an average over ten seconds: that of finding the capacity is not of the first step.
+    let rested = std::time::Instant::now();
+    while !smoke && rested.elapsed() < REST {
+        std::thread::park_timeout(REST.saturating_sub(rested.elapsed()));
+    }
     let watching = Watching::start(appliance.admin, plan.range);
     let mut steps = Vec::new();
     for factor in STEPS.into_iter().filter(|factor| !smoke || factor.fract() == 0.0) {

@@ -254,9 +254,10 @@ fn what_is_fetched_ahead_is_written_past_memory_whatever_its_length_and_the_piec
         drop(writer);
         let file = planned.file().open_read(planned.id()).expect("open");
         fadvise(&file, 0, None, Advice::Random).expect("advice is taken");
-        // What is not a whole page at the end goes by memory, and may bring its neighbour with it.
-        let pages = (0..length / 4096 * 4096).step_by(4096).filter(|offset| in_memory(&file, *offset)).count();
-        assert!(pages <= 1, "{pages} pages of {length} bytes, and nothing was synced yet");
+        // To look brings some of what comes behind; what is written by memory is all there.
+        let pages = (0..length / 4096 * 4096).step_by(4096);
+        let (all, there) = (pages.clone().count(), pages.filter(|offset| in_memory(&file, *offset)).count());
+        assert!(length < 3 * BLOCK || there * 2 < all, "{there} of {all} pages, and nothing was synced yet");
         let mut back = vec![0; bytes.len()];
         planned.read_back(0, &mut back).expect("read");
         assert!(back == bytes, "{length} bytes");

@@ -148,7 +148,7 @@ impl Default for Config {
             time_zone: Zone::system(),
             windows: vec![Window::default()],
             rate_outside: BitRate(0),
-            assets_at_once: 8,
+            assets_at_once: 4,
             gives_way: true,
             link: BitRate(0),
             cold_wait_max: Duration::from_millis(50),
