@@ -61,8 +61,8 @@ pub(super) struct Connection {
     looked: Cell<Instant>,
     /// How long it has waited for this turn until it was called; zero where it goes first.
     pub(super) waited: Cell<Duration>,
-    /// Whether it waits for its turn.
-    waits: Cell<bool>,
+    /// Since when it waits for its turn; zero: it does not.
+    waits_since: Cell<u64>,
     now_millis: Rc<Cell<u64>>,
     doing: Cell<Doing>,
     since_millis: Cell<u64>,
@@ -97,7 +97,8 @@ pub(super) struct Pace {
     pub(super) window_acked: u64,
 }
 
-/// Milliseconds without a byte of a response after which it is taken that none is waiting to be allowed out.
+/// Milliseconds without a byte of a response after which it is taken that none is waiting to be allowed out; and of waiting for a turn after
+/// which it is not the client that is late.
 const SETTLED: u64 = 1000;
 
 impl Connection {
@@ -116,7 +117,7 @@ impl Connection {
             account: Account::default(),
             looked: Cell::new(Instant::now()),
             waited: Cell::default(),
-            waits: Cell::new(false),
+            waits_since: Cell::new(0),
             since_millis: Cell::new(now_millis.get()),
             now_millis,
             doing: Cell::new(Doing::Fresh),
@@ -156,20 +157,20 @@ impl Connection {
 
     /// It is ready, and waits for its turn from now on.
     pub(super) fn begin_wait(&self) {
-        self.waits.set(true);
+        self.waits_since.set(self.now());
     }
 
-    /// Its turn has come after it has `waited`: no deadline of its client holds that time.
+    /// Its turn has come after it has `waited`.
     pub(super) fn end_wait(&self, waited: Duration) {
-        self.waits.set(false);
+        self.waits_since.set(0);
         self.waited.set(waited);
-        let waited = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-        self.since_millis.set(self.since_millis.get().saturating_add(waited).min(self.now()));
     }
 
-    /// Whether it waits for its turn: its client may have done all that it has to.
-    pub(super) fn waits(&self) -> bool {
-        self.waits.get()
+    /// Whether it has been waiting for its turn for so long that its client may have done all that it has to. Short waits excuse nobody: who
+    /// trickles waits for most of the time.
+    pub(super) fn waits_long(&self) -> bool {
+        let since = self.waits_since.get();
+        since > 0 && self.now().saturating_sub(since) >= SETTLED
     }
 
     pub(super) fn doing(&self) -> Doing {
@@ -236,7 +237,7 @@ impl Connection {
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.doing.get(), Doing::Idle | Doing::Fresh | Doing::Handshake)
             && !self.blocked.get()
-            && !self.waits.get()
+            && self.waits_since.get() == 0
             && (!self.multiplexed.get() || self.doing_for() > SETTLED)
     }
 
