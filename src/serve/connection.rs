@@ -74,6 +74,8 @@ pub(super) struct Connection {
     handout_max: Cell<u64>,
     /// Whether several exchanges may be under way at once.
     multiplexed: Cell<bool>,
+    /// Hits whose bodies have been begun and have not gone to their end.
+    hits_owed: Cell<u64>,
     /// Exchanges under way, and how many of them wait for us rather than for the client.
     exchanges: Cell<usize>,
     ours: Cell<usize>,
@@ -125,6 +127,7 @@ impl Connection {
             sent: Cell::new(0),
             handout_max: Cell::new(u64::MAX),
             multiplexed: Cell::new(false),
+            hits_owed: Cell::new(0),
             exchanges: Cell::new(0),
             ours: Cell::new(0),
             refused_millis: Cell::new(0),
@@ -204,6 +207,21 @@ impl Connection {
     /// How many turns it takes to answer a request from memory: with HTTP/2 it is read, answered and sent in one each.
     pub(super) fn turns_of_hit(&self) -> u64 {
         if self.multiplexed.get() { 3 } else { 1 }
+    }
+
+    /// The body of a hit is begun on a stream: it pays once its end has gone. What is made ahead of a window that never opens has not.
+    pub(super) fn owe_hit(&self) {
+        if self.multiplexed.get() {
+            self.hits_owed.set(self.hits_owed.get() + 1);
+        }
+    }
+
+    /// So many bodies have gone to their end.
+    pub(super) fn pay_hits(&self, ended: u64) {
+        let owed = self.hits_owed.get();
+        let paid = ended.min(owed);
+        self.hits_owed.set(owed - paid);
+        self.account.hit(paid * self.turns_of_hit());
     }
 
     /// An exchange begins; it is our turn.

@@ -135,8 +135,8 @@ impl Exchange {
 
     /// Bytes of the body are handed out.
     pub(super) fn sent(&mut self, bytes: u64) {
-        if self.bytes == 0 && self.outcome == CacheOutcome::Hit && self.connection.is_multiplexed() {
-            self.connection.account.hit(self.connection.turns_of_hit());
+        if self.bytes == 0 && self.outcome == CacheOutcome::Hit {
+            self.connection.owe_hit();
         }
         self.bytes += bytes;
     }

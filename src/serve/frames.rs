@@ -137,8 +137,9 @@ impl Frames {
         Ok(())
     }
 
-    /// `bytes` went to the client.
-    pub(super) fn went(&mut self, mut bytes: &[u8]) {
+    /// `bytes` went to the client; how many bodies have gone to their end with them.
+    pub(super) fn went(&mut self, mut bytes: &[u8]) -> u64 {
+        let mut ended = 0;
         while let Some(frame) = self.went.next(&mut bytes) {
             if !matches!(frame.kind, DATA | HEADERS) {
                 continue;
@@ -148,10 +149,12 @@ impl Frames {
                 self.others.give(FRAMES_BACK);
             }
             if frame.kind == DATA {
+                ended += u64::from(frame.flags & END_STREAM != 0);
                 self.requests.give(paid(&mut self.request_bytes, frame.length, BYTES_PER_REQUEST));
                 self.others.give(paid(&mut self.frame_bytes, frame.length, BYTES_PER_FRAME));
             }
         }
+        ended
     }
 
     /// The last word to a client that floods: GOAWAY with ENHANCE_YOUR_CALM (RFC 9113, 6.8); `None` inside of another frame.
@@ -218,8 +221,9 @@ mod tests {
             for _ in 0..2 {
                 client.came(&frame(HEADERS, END_STREAM, 10)).expect("every other one is answered");
             }
-            client.went(&frame(DATA, END_STREAM, 10));
+            assert_eq!(client.went(&frame(DATA, END_STREAM, 10)), 1, "a body has gone to its end");
         }
+        assert_eq!(client.went(&[frame(DATA, 0, 10), frame(HEADERS, END_STREAM, 10)].concat()), 0, "no body has");
     }
 
     #[test]

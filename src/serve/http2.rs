@@ -74,7 +74,8 @@ pub(super) async fn serve(
     let builder = builder(&handler, &connection, turns);
     // Boxed: what it takes to find an answer is given back once there is one, however long that then waits to be allowed out.
     let service = service_fn(|request| Box::pin(answer(desk.handler(), Rc::clone(&connection), request)));
-    let mut serving = pin!(builder.serve_connection(Multiplexed(Rc::clone(&wire)), service));
+    let multiplexed = Multiplexed { turn: Rc::clone(&wire), connection: Rc::clone(&connection) };
+    let mut serving = pin!(builder.serve_connection(multiplexed, service));
     let mut drained = pin!(stopping(&mut phase).fuse());
     let mut is_draining = false;
     let served = poll_fn(|cx| {
@@ -192,12 +193,15 @@ struct Turn {
 }
 
 /// The wire as hyper sees it.
-struct Multiplexed(Rc<RefCell<Turn>>);
+struct Multiplexed {
+    turn: Rc<RefCell<Turn>>,
+    connection: Rc<Connection>,
+}
 
 impl Read for Multiplexed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let mut bytes = [0_u8; READ_BYTES];
-        let mut turn = self.0.borrow_mut();
+        let mut turn = self.turn.borrow_mut();
         let room = into.remaining().min(READ_BYTES).min(turn.unread);
         if room == 0 && into.remaining() > 0 {
             give_way(cx);
@@ -234,7 +238,7 @@ impl Write for Multiplexed {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut turn = self.0.borrow_mut();
+        let mut turn = self.turn.borrow_mut();
         if turn.left == 0 {
             give_way(cx);
             return Poll::Pending;
@@ -244,7 +248,10 @@ impl Write for Multiplexed {
         let mut passed = taken;
         for part in parts {
             let count = passed.min(part.len());
-            turn.frames.went(&part[..count]);
+            let ended = turn.frames.went(&part[..count]);
+            if ended > 0 {
+                self.connection.pay_hits(ended);
+            }
             passed -= count;
         }
         Poll::Ready(Ok(taken))
@@ -256,6 +263,6 @@ impl Write for Multiplexed {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().wire.poll_finish(cx)
+        self.turn.borrow_mut().wire.poll_finish(cx)
     }
 }
