@@ -7,7 +7,7 @@
 //!     cargo bench --bench beside_nginx -- --write               puts tables and plots into README.md and docs/
 //!
 //! `--serve='near_send_buffer = "1 MiB"'` adds a line to `[serve]` of oca's configuration; several stand beside each other, as builds do.
-//! Others: `--seconds=2` (each round), `--rounds=5`, `--cold-gib=12`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
+//! Others: `--seconds=2` (each round; `--tenths=5` for half a second), `--rounds=5`, `--cold-gib=12`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
 //! compared, not measured), `--test` (a short run that shows that all of it works).
 //!
 //! oca runs as it comes, with its metrics and its access log, but refuses nobody (`serve.queue_delay_max`), as nginx does not; nginx with its log off, and with the best of several configurations,
@@ -42,12 +42,13 @@ use std::path::Path;
 use support::{Fallible, cores, flag, is_smoke, option, report, responder, values};
 
 /// What may stand on the command line; `--bench` is put there by cargo.
-const OPTIONS: [&str; 13] = [
+const OPTIONS: [&str; 14] = [
     "--oca=",
     "--only=",
     "--serve=",
     "--row=",
     "--seconds=",
+    "--tenths=",
     "--rounds=",
     "--cold-gib=",
     "--wrk",
@@ -92,7 +93,11 @@ fn main() -> Fallible<()> {
         smoke,
         verify: flag("verify"),
         wrk: flag("wrk"),
-        seconds: if smoke { 0.1 } else { option("seconds").map_or(2.0, |seconds| seconds as f64) },
+        seconds: match (smoke, option("tenths"), option("seconds")) {
+            (true, ..) => 0.1,
+            (_, Some(tenths), _) => tenths.max(1) as f64 / 10.0,
+            (_, _, seconds) => seconds.unwrap_or(2) as f64,
+        },
         rounds: if smoke { 1 } else { option("rounds").unwrap_or(5).max(1) as usize },
         cold_gib: option("cold-gib").unwrap_or(12).max(1),
         binaries: values("oca").into_iter().map(Into::into).collect(),

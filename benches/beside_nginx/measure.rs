@@ -85,6 +85,8 @@ pub(crate) struct Measured {
     pub(crate) read_per_byte: f64,
     /// Between the slowest and the fastest round, as a part of the median.
     pub(crate) spread: f64,
+    /// Gigabytes a second in the fastest round: what else a machine does only slows.
+    pub(crate) fastest: f64,
 }
 
 impl Server {
@@ -153,6 +155,7 @@ pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool
         load_busy: outcome.load_cpu_seconds / outcome.seconds,
         read_per_byte: outcome.disk_bytes as f64 / outcome.bytes as f64,
         spread: 0.0,
+        fastest: 0.0,
     })
 }
 
@@ -188,6 +191,7 @@ pub(crate) fn medians(rounds: &[Measured]) -> Measured {
         load_busy: median(&|round| round.load_busy),
         read_per_byte: median(&|round| round.read_per_byte),
         spread: (fastest - slowest) / rate,
+        fastest,
     }
 }
 

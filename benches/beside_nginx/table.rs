@@ -81,7 +81,7 @@ pub(crate) fn print(row: &Row) {
 
 fn line(of: &Measured) -> String {
     format!(
-        "{:<44} {:>7.2} GB/s {:>8.0} req/s {:>6.3} CPU-s/GB  p50 {} p99 {} p99.9 {} us  busy {:.0} %, load {:.0} %  spread {:.0} %",
+        "{:<44} {:>7.2} GB/s {:>8.0} req/s {:>6.3} CPU-s/GB  p50 {} p99 {} p99.9 {} us  busy {:.0} %, load {:.0} %  spread {:.0} %  fastest {:.2} GB/s",
         of.name,
         of.gigabytes_per_second,
         of.requests_per_second,
@@ -91,7 +91,8 @@ fn line(of: &Measured) -> String {
         of.p999,
         of.server_busy * 100.0,
         of.load_busy * 100.0,
-        of.spread * 100.0
+        of.spread * 100.0,
+        of.fastest
     )
 }
 

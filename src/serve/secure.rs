@@ -55,6 +55,8 @@ pub(super) struct Secure {
     /// Unsent bytes that the kernel takes at most; 0 where that is not known.
     unsent_max: u64,
     finished: bool,
+    /// Whether what goes to the kernel now is followed by more at once, so that it need not leave before a packet is full.
+    more: bool,
     /// Pages that were gone when the connection began.
     lost_pages: u64,
     /// Whether what is encrypted may not be what an asset holds: none of it must leave.
@@ -90,6 +92,7 @@ impl Secure {
             quota: 0,
             unsent_max,
             finished: false,
+            more: false,
             lost_pages: lost_pages::count(),
             spoiled: false,
         }
@@ -230,10 +233,10 @@ impl Secure {
                     return Poll::Pending;
                 }
             }
-            let Self { stream, session, .. } = self;
+            let Self { stream, session, more, .. } = self;
             let mut written = None;
             let tried = stream.try_io(Interest::WRITABLE, || {
-                let mut outgoing = Wired { stream, is_full: false };
+                let mut outgoing = Wired { stream, more: *more, is_full: false };
                 written = Some(session.write_to(&mut outgoing));
                 if outgoing.is_full { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
@@ -286,12 +289,18 @@ impl Wire for Secure {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, out: &Outgoing<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.poll_drain(cx))?;
+        self.more = true;
+        let drained = self.poll_drain(cx);
+        self.more = false;
+        ready!(drained)?;
         let body = &out.body[..self.room(out.body.len().min(self.batch))];
         let taken = self.encrypt(&[IoSlice::new(out.head), IoSlice::new(body)])?;
         self.connection.metrics.sent(SendPath::Encrypted, taken as u64);
+        self.more = out.more || taken < out.head.len() + out.body.len();
+        let paced = self.poll_paced(cx);
+        self.more = false;
         // What does not fit goes first next time.
-        match self.poll_paced(cx) {
+        match paced {
             Poll::Ready(Err(err)) => Poll::Ready(Err(err)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
         }
@@ -409,6 +418,8 @@ impl Read for Incoming<'_> {
 /// The socket as the session writes to it.
 struct Wired<'a> {
     stream: &'a TcpStream,
+    /// Whether more follows at once.
+    more: bool,
     /// Whether it takes no more.
     is_full: bool,
 }
@@ -421,7 +432,8 @@ impl Write for Wired<'_> {
     fn write_vectored(&mut self, bytes: &[IoSlice<'_>]) -> io::Result<usize> {
         // Until it has said otherwise.
         self.is_full = true;
-        let count = sendmsg(self.stream, bytes, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?;
+        let flags = SendFlags::NOSIGNAL | if self.more { SendFlags::MORE } else { SendFlags::empty() };
+        let count = sendmsg(self.stream, bytes, &mut SendAncillaryBuffer::default(), flags)?;
         self.is_full = count < bytes.iter().map(|bytes| bytes.len()).sum();
         Ok(count)
     }

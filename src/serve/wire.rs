@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg, sockopt::set_tcp_cork};
 use tokio::{io::Interest, net::TcpStream};
 
 use super::connection::Connection;
@@ -63,6 +63,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) body: &'a [u8],
     /// The mapping that `body` is a part of.
     pub(super) mapping: Option<&'a Mapping>,
+    /// Whether what follows `body` is at hand, and comes with the next turn.
+    pub(super) more: bool,
 }
 
 /// Plain TCP.
@@ -70,11 +72,39 @@ pub(super) struct Outgoing<'a> {
 pub(super) struct Plain {
     stream: Rc<TcpStream>,
     connection: Rc<Connection>,
+    /// Whether the kernel keeps the end of what it is given until more has come.
+    corked: bool,
 }
 
 impl Plain {
     pub(super) fn new(stream: Rc<TcpStream>, connection: Rc<Connection>) -> Self {
-        Self { stream, connection }
+        Self { stream, connection, corked: false }
+    }
+
+    /// Sends what fits. What goes in several turns leaves in whole packets, as if it were one call: else the end of each would be a small
+    /// packet of its own (tcp(7), `TCP_CORK`, which waits for 200 ms at most).
+    fn send(&mut self, out: &Outgoing<'_>) -> io::Result<usize> {
+        if out.more && out.mapping.is_some() {
+            self.cork(true);
+        }
+        let sent = send(&self.stream, out, &self.connection.metrics)?;
+        if !out.more && sent == out.head.len() + out.body.len() {
+            self.cork(false);
+        }
+        Ok(sent)
+    }
+
+    fn cork(&mut self, corked: bool) {
+        // Where that fails, so does what is sent next.
+        if self.corked != corked && set_tcp_cork(&*self.stream, corked).is_ok() {
+            self.corked = corked;
+        }
+    }
+
+    /// Has the runtime wait for news of a socket that was found full. None can have come since: what brings them runs on this thread.
+    fn set_full(&self) {
+        let full: io::Result<()> = self.stream.try_io(Interest::WRITABLE, || Err(io::ErrorKind::WouldBlock.into()));
+        debug_assert!(full.is_err());
     }
 }
 
@@ -101,8 +131,8 @@ impl Wire for Plain {
     fn poll_send(&mut self, cx: &mut Context<'_>, out: &Outgoing<'_>) -> Poll<io::Result<usize>> {
         // Nearly always there is room, and asking for it first costs more than the one call in vain.
         if !self.connection.is_full() {
-            match send(&self.stream, out, &self.connection.metrics) {
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+            match self.send(out) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.set_full(),
                 sent => {
                     self.connection.add_sent(sent.as_ref().map_or(0, |sent| *sent as u64));
                     return Poll::Ready(sent);
@@ -117,8 +147,8 @@ impl Wire for Plain {
                     return Poll::Pending;
                 }
             }
-            match self.stream.try_io(Interest::WRITABLE, || send(&self.stream, out, &self.connection.metrics)) {
-                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+            match self.send(out) {
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => self.set_full(),
                 Ok(sent) => {
                     self.connection.add_sent(sent as u64);
                     return Poll::Ready(Ok(sent));

@@ -42,7 +42,8 @@ impl Trace {
         let home = tempfile::tempdir().expect("a scratch folder");
         let file = home.path().join("calls");
         let pid = appliance.pid().as_raw_nonzero().to_string();
-        let calls = "sendfile,sendmsg,sendto,splice,write,writev,read,readv,pread64,preadv,preadv2,recvfrom,recvmsg";
+        let calls =
+            "setsockopt,sendfile,sendmsg,sendto,splice,write,writev,read,readv,pread64,preadv,preadv2,recvfrom,recvmsg";
         let mut strace = Command::new("strace")
             .args(["-f", "-y", "-s", "64", "-e", calls, "-p", &pid, "-o"])
             .arg(&file)
@@ -132,6 +133,27 @@ fn hot_bytes_are_never_read_only_sent_from_the_file() {
     let sent: u64 = of_assets.iter().map(|call| result(call)).sum();
     assert_eq!(sent, 1_000_000 + LENGTH, "{calls:#?}");
     assert!(of_assets.iter().all(|call| call.contains(" sendfile(")), "asset files are read: {of_assets:#?}");
+}
+
+/// What goes out in several turns does so in whole packets, and its end waits for nothing.
+#[test]
+fn a_long_body_is_corked_until_its_end_has_been_handed_on() {
+    let (_origin, appliance, content) = hot_film(LENGTH);
+    let mut client = appliance.connect();
+    content.assert_is(0, &client.range("/film.mp4", "bytes=0-9").body);
+    let Some(trace) = Trace::begin(&appliance) else { return };
+    // In one turn, then in several.
+    content.assert_is(0, &client.range("/film.mp4", "bytes=0-49999").body);
+    content.assert_is(0, &client.get("/film.mp4").body);
+    let calls = trace.end();
+    let corks: Vec<(usize, &String)> = calls.iter().enumerate().filter(|(_, call)| call.contains("TCP_CORK")).collect();
+    let is_on = |call: &String| call.contains("TCP_CORK, [1]");
+    assert!(corks.len() >= 2 && corks.len().is_multiple_of(2), "{calls:#?}");
+    assert!(corks.chunks(2).all(|pair| is_on(pair[0].1) && !is_on(pair[1].1)), "{calls:#?}");
+    let first = calls.iter().position(|call| call.contains(" sendfile(")).expect("bytes are sent");
+    assert!(first < corks[0].0, "a body that goes in one turn is not: {calls:#?}");
+    let last = calls.iter().rposition(|call| call.contains(" sendfile(")).expect("bytes are sent");
+    assert!(last < corks[corks.len() - 1].0, "nothing ends it: {calls:#?}");
 }
 
 #[test]

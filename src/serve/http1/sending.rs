@@ -64,10 +64,11 @@ impl Sending {
         head: &[u8],
         cx: &mut Context<'_>,
     ) -> bool {
-        let body = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes);
-        let body = of_turn(body, turn_bytes(connection));
+        let all = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes);
+        let body = of_turn(all, turn_bytes(connection));
+        let more = body.len() < all.len();
         let mapping = self.chunk.as_ref().and_then(|chunk| chunk.mapping.as_deref());
-        let sent = match wire.poll_send(cx, &Outgoing { head, body, mapping }) {
+        let sent = match wire.poll_send(cx, &Outgoing { head, body, mapping, more }) {
             Poll::Ready(Ok(sent)) => sent,
             Poll::Ready(Err(_)) | Poll::Pending => 0,
         };
@@ -100,8 +101,8 @@ impl Sending {
         let most = turn_bytes(connection);
         loop {
             let head = &self.head[self.head_sent..];
-            let body = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes[self.chunk_sent..]);
-            if head.is_empty() && body.is_empty() {
+            let all = self.chunk.as_ref().map_or(&[][..], |chunk| &chunk.bytes[self.chunk_sent..]);
+            if head.is_empty() && all.is_empty() {
                 self.exchange = None;
                 return Poll::Ready(Ok(()));
             }
@@ -110,9 +111,10 @@ impl Sending {
                 give_way(cx);
                 return Poll::Pending;
             }
-            let body = of_turn(body, most - self.turn);
+            let body = of_turn(all, most - self.turn);
+            let more = body.len() < all.len();
             let mapping = self.chunk.as_ref().and_then(|chunk| chunk.mapping.as_deref());
-            let Poll::Ready(sent) = wire.poll_send(cx, &Outgoing { head, body, mapping }) else {
+            let Poll::Ready(sent) = wire.poll_send(cx, &Outgoing { head, body, mapping, more }) else {
                 // The next is another turn.
                 self.turn = 0;
                 return Poll::Pending;
