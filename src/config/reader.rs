@@ -162,7 +162,7 @@ impl<'a, 'i> Section<'a, 'i> {
             other => {
                 self.reading.add(
                     Some(value.span()),
-                    format!("{path} is a {}", other.type_str()),
+                    format!("{path} is {}", kind(other)),
                     format!("write it as a table: [{path}]"),
                 );
                 None
@@ -234,10 +234,23 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// What a value is, in words.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
 pub(super) fn text<'v>(value: &'v DeValue<'_>, example: &str) -> Result<&'v str, String> {
     match value {
         DeValue::String(text) => Ok(text),
-        other => Err(format!("it is a {}; write a text in quotes, for example {example}", other.type_str())),
+        other => Err(format!("it is {}; write a text in quotes, for example {example}", kind(other))),
     }
 }
 
@@ -256,7 +269,7 @@ macro_rules! integers {
         impl Value for $type {
             fn read(value: &DeValue<'_>) -> Result<Self, String> {
                 let DeValue::Integer(number) = value else {
-                    return Err(format!("it is a {}; write a whole number", value.type_str()));
+                    return Err(format!("it is {}; write a whole number", kind(value)));
                 };
                 <$type>::from_str_radix(number.as_str(), number.radix())
                     .map_err(|_| format!("write a whole number from {} to {}", <$type>::MIN, <$type>::MAX))
@@ -268,7 +281,7 @@ integers!(u8, u32, usize);
 
 impl Value for bool {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
-        value.as_bool().ok_or_else(|| format!("it is a {}; write true or false", value.type_str()))
+        value.as_bool().ok_or_else(|| format!("it is {}; write true or false", kind(value)))
     }
 }
 
@@ -336,7 +349,7 @@ impl Value for RedirectHost {
 impl<T: Value> Value for Vec<T> {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {
         let DeValue::Array(items) = value else {
-            return Err(format!("it is a {}; write a list in brackets", value.type_str()));
+            return Err(format!("it is {}; write a list in brackets", kind(value)));
         };
         items.iter().map(|item| T::read(item.get_ref())).collect()
     }

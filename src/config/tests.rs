@@ -303,7 +303,7 @@ fn a_pair_that_is_no_good_is_a_fault_where_it_is_named() {
     let shown = Config::parse("oca.toml", &text, machine).expect_err("nothing is there").to_string();
     for (line, expected) in [
         (11, "/nowhere/a.pem cannot be read"),
-        (14, "cannot be read: it is a integer"),
+        (14, "cannot be read: it is a whole number"),
         (17, "/nowhere/c.pem cannot be read"),
     ] {
         assert!(shown.contains(expected), "'{expected}' is not in\n{shown}");
