@@ -49,7 +49,7 @@ impl Managed {
     fn configure(&self, http: SocketAddr, origin: &Origin, serve: &str) {
         let (volume, url) = (self.home.path().join("volume"), origin.url());
         let text = format!(
-            "[serve]\nhttp = [\"{http}\"]\nworkers = 2\n{serve}\n[[storage.volume]]\npath = {volume:?}\ncapacity = \"1 GiB\"\n\
+            "[serve]\nhttp = [\"{http}\"]\nworkers = 2\nqueue_delay_max = \"0 s\"\n{serve}\n[[storage.volume]]\npath = {volume:?}\ncapacity = \"1 GiB\"\n\
              [[fill.source]]\nkind = \"origin\"\nurl = \"{url}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n"
         );
         replace(&self.home.path().join("oca.toml"), &text);
