@@ -7,7 +7,8 @@ use std::{
     net::{Shutdown, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -62,10 +63,18 @@ impl Trace {
         Some(Self { strace, file, _home: home })
     }
 
-    /// The calls that were made, one a line.
-    fn end(mut self) -> Vec<String> {
+    /// The calls that were made, one a line, once they are `all`: who has what was sent may be ahead of the line that says so.
+    fn end(mut self, all: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let begun = Instant::now();
+        while !all(&self.read()) && begun.elapsed() < PATIENCE {
+            thread::park_timeout(Duration::from_millis(10));
+        }
         kill_process(Pid::from_child(&self.strace), Signal::INT).expect("it runs");
         self.strace.wait().expect("it is our child");
+        self.read()
+    }
+
+    fn read(&self) -> Vec<String> {
         joined(&fs::read_to_string(&self.file).expect("what it wrote"))
     }
 }
@@ -124,14 +133,19 @@ fn hot_bytes_are_never_read_only_sent_from_the_file() {
     let Some(trace) = Trace::begin(&appliance) else { return };
     content.assert_is(5000, &client.range("/film.mp4", "bytes=5000-1004999").body);
     content.assert_is(0, &client.get("/film.mp4").body);
-    let calls = trace.end();
+    let bytes = |calls: &[String], name: &str| -> u64 {
+        calls.iter().filter(|call| call.contains(name)).map(|call| result(call)).sum()
+    };
+    let handed_on = |calls: &[String]| bytes(calls, " sendfile(") + bytes(calls, " sendmsg(");
+    let calls = trace.end(|calls| handed_on(calls) > 1_000_000 + LENGTH);
     let volume = appliance.volume().display().to_string();
     let of_assets: Vec<&String> = calls
         .iter()
         .filter(|call| call.contains(&volume) && !call.contains("catalog.sqlite") && !is_look(call))
         .collect();
-    let sent: u64 = of_assets.iter().map(|call| result(call)).sum();
-    assert_eq!(sent, 1_000_000 + LENGTH, "{calls:#?}");
+    // Where a full socket has left a small rest of a turn, that goes by one call without a file, as small ranges do.
+    let copied = (1_000_000 + LENGTH).checked_sub(bytes(&calls, " sendfile("));
+    assert!(copied.is_some_and(|copied| copied < 64 << 10), "{copied:?}: {calls:#?}");
     assert!(of_assets.iter().all(|call| call.contains(" sendfile(")), "asset files are read: {of_assets:#?}");
 }
 
@@ -145,7 +159,14 @@ fn a_long_body_is_corked_until_its_end_has_been_handed_on() {
     // In one turn, then in several.
     content.assert_is(0, &client.range("/film.mp4", "bytes=0-49999").body);
     content.assert_is(0, &client.get("/film.mp4").body);
-    let calls = trace.end();
+    let is_off = |call: &String| call.contains("TCP_CORK, [0]");
+    let is_sent = |call: &String| call.contains(" sendfile(");
+    let calls = trace.end(|calls| {
+        let ended = calls.iter().rposition(is_off);
+        ended.is_some()
+            && ended > calls.iter().rposition(is_sent)
+            && calls.iter().filter(|call| call.contains("200 OK")).count() == 1
+    });
     let corks: Vec<(usize, &String)> = calls.iter().enumerate().filter(|(_, call)| call.contains("TCP_CORK")).collect();
     let is_on = |call: &String| call.contains("TCP_CORK, [1]");
     assert!(corks.len() >= 2 && corks.len().is_multiple_of(2), "{calls:#?}");
@@ -165,7 +186,8 @@ fn a_small_range_leaves_with_its_head_in_one_call() {
     for n in 0..10 {
         content.assert_is(n, &client.range("/film.mp4", &format!("bytes={n}-{}", n + 3999)).body);
     }
-    let calls = trace.end();
+    let calls =
+        trace.end(|calls| calls.iter().filter(|call| call.contains("206 Partial") && result(call) > 0).count() == 10);
     let sends: Vec<&String> = calls
         .iter()
         .filter(|call| call.contains("send") && call.contains("TCP") || call.contains("206 Partial"))
