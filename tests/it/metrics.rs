@@ -553,15 +553,18 @@ fn counters_agree_with_what_was_sent() {
     let appliance = Setup::new(&origin).start();
     content.assert_is(0, &appliance.get("/film.mp4").body);
     let sent = |path: &str| appliance.metric("oca_sent_bytes_total", &format!("path=\"{path}\""));
-    let (mapped, copied) = (sent("sendfile"), sent("copied"));
+    let copied_before = sent("copied");
     let mut client = appliance.connect();
     for _ in 0..10 {
         content.assert_is(1_000_000, &client.range("/film.mp4", "bytes=1000000-2999999").body);
     }
-    // A slice that lies in a mapping leaves by sendfile, all of it; heads are copied.
-    wait_until("the last bytes are counted", PATIENCE, || sent("sendfile") - mapped >= 20_000_000.0);
-    assert_eq!(sent("sendfile") - mapped, 20_000_000.0);
-    assert!((1_000.0..10_000.0).contains(&(sent("copied") - copied)), "{}", sent("copied") - copied);
+    // The client may be ahead of the counters by what was handed on last. A head has some 300 bytes.
+    let heads = || sent("sendfile") + sent("copied") - 25_000_000.0;
+    wait_until("the last bytes are counted", PATIENCE, || heads() >= 1_100.0);
+    assert!(heads() < 11_000.0, "{}", heads());
+    // A slice that lies in a mapping leaves by sendfile. Heads are copied, and so are small rests that a full socket has left.
+    let copied = sent("copied") - copied_before;
+    assert!((1_000.0..1_000_000.0).contains(&copied), "{copied}");
     assert_eq!(appliance.metric("oca_responses_total", "status=\"206\""), 10.0);
     assert_eq!(appliance.metric("oca_cache_outcomes_total", "outcome=\"hit\""), 10.0);
     assert_eq!(appliance.metric("oca_first_byte_seconds_count", ""), 11.0);
