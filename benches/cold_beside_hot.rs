@@ -1,7 +1,7 @@
 //! Do cold reads stall hot ones? Latency of hot requests alone, and beside clients that read a working set from the disk.
 //!
 //! One worker serves both, so that a stall of the worker would show in full. `cargo bench --bench cold_beside_hot`; options:
-//! `--gib=12` (working set), `--seconds=20` (each phase), `--cold=8` (cold clients), `--write` (puts the table into
+//! `--gib=12` (working set), `--seconds=20` (each phase), `--cold=8` (cold clients), `--oca=PATH` (another binary), `--write` (puts the table into
 //! docs/performance.md), `--test` (a short run on 64 MiB).
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a bench speaks on the terminal")]
@@ -28,6 +28,8 @@ use support::{
     client::Client,
     flag, is_smoke, option, report,
     scratch::Scratch,
+    stolen::Undisturbed,
+    values,
 };
 
 const MIB: u64 = 1 << 20;
@@ -61,6 +63,7 @@ fn main() -> Fallible<()> {
     let capacity = format!("{} MiB", (total + total / 4) / MIB);
     let mut setup = Setup::new(scratch.path(), &capacity);
     setup.serve = "workers = 1";
+    setup.binary = values("oca").pop().map(Into::into);
 
     let filling = setup.start()?;
     let begun = Instant::now();
@@ -86,6 +89,9 @@ fn main() -> Fallible<()> {
 
 struct Measured {
     hot: Histogram<u64>,
+    /// Share of the time that `hot` holds nothing of.
+    left_out: f64,
+    requests: u64,
     cold: Histogram<u64>,
     cold_bytes: u64,
     seconds: f64,
@@ -144,6 +150,7 @@ fn measure(appliance: &Appliance, plan: &Plan, cold_clients: u64) -> Fallible<Me
         .map(|number| {
             let (stop, bytes) = (Arc::clone(&stop), Arc::clone(&bytes));
             std::thread::spawn(move || -> Fallible<Histogram<u64>> {
+                oca::sys::priority::give_way()?;
                 let mut client = Client::connect(address)?;
                 let mut latency = Histogram::new(3)?;
                 let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number + 1) | 1;
@@ -164,14 +171,16 @@ fn measure(appliance: &Appliance, plan: &Plan, cold_clients: u64) -> Fallible<Me
             })
         })
         .collect();
-    let mut hot = Histogram::<u64>::new(3)?;
+    let mut hot = Undisturbed::begin()?;
     let mut client = Client::connect(address)?;
     let begun = Instant::now();
-    let mut at = 0;
+    let (mut at, mut requests) = (0, 0_u64);
     while begun.elapsed() < Duration::from_secs(plan.seconds) {
         let sent = Instant::now();
         client.fetch("/0.mp4", Some((at, at + HOT_RANGE)))?;
-        hot.record(u64::try_from(sent.elapsed().as_micros())?)?;
+        let now = Instant::now();
+        hot.record(now - sent, now);
+        requests += 1;
         at = (at + HOT_RANGE) % asset_bytes;
     }
     let seconds = begun.elapsed().as_secs_f64();
@@ -180,8 +189,11 @@ fn measure(appliance: &Appliance, plan: &Plan, cold_clients: u64) -> Fallible<Me
     for reader in readers {
         cold.add(reader.join().map_err(|_| "a cold client panicked")??)?;
     }
+    let (hot, left_out) = hot.end();
     Ok(Measured {
         hot,
+        left_out,
+        requests,
         cold,
         cold_bytes: bytes.load(Ordering::Relaxed),
         seconds,
@@ -202,13 +214,13 @@ fn show(plan: &Plan, rows: &[(&str, &Measured)]) -> String {
         plan.seconds,
         report::machine()
     );
-    text += "| | hot requests/s | p50 us | p99 us | p99.9 us | max us | cold MB/s | cold p50 us | cold p99 us | cold waits | worker major faults |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|\n";
+    text += "| | hot requests/s | p50 us | p99 us | p99.9 us | max us | cold MB/s | cold p50 us | cold p99 us | cold waits | worker major faults | left out |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|\n";
     for (name, row) in rows {
         let (hot, cold) = (&row.hot, &row.cold);
         text += &format!(
-            "| {name} | {:.0} | {} | {} | {} | {} | {:.0} | {} | {} | {:.0} | {:.0} |\n",
-            hot.len() as f64 / row.seconds,
+            "| {name} | {:.0} | {} | {} | {} | {} | {:.0} | {} | {} | {:.0} | {:.0} | {:.0} % |\n",
+            row.requests as f64 / row.seconds,
             hot.value_at_quantile(0.5),
             hot.value_at_quantile(0.99),
             hot.value_at_quantile(0.999),
@@ -218,6 +230,7 @@ fn show(plan: &Plan, rows: &[(&str, &Measured)]) -> String {
             cold.value_at_quantile(0.99),
             row.cold_waits,
             row.major_faults,
+            row.left_out * 100.0,
         );
     }
     text

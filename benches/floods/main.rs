@@ -68,6 +68,8 @@ struct Bench<'a> {
 struct Round {
     p50: u64,
     p99: u64,
+    /// Share of the time of which nothing is in these.
+    left_out: f64,
     busy: f64,
     /// Acts of the flood a second.
     acts: f64,
@@ -220,6 +222,7 @@ impl Bench<'_> {
         Ok(Round {
             p50: outcome.latency.value_at_quantile(0.5),
             p99: outcome.latency.value_at_quantile(0.99),
+            left_out: outcome.left_out,
             busy: outcome.cpu_seconds / outcome.seconds,
             acts,
             connections: connections.max(0.0),
@@ -244,8 +247,8 @@ impl Bench<'_> {
             "{CONNECTIONS} viewers ask for ranges of {} KiB by {}, {:.0} a second in all: half of the {capacity:.0} that one core serves \
              them. One hostile process floods; it and the viewers share the other core. {} rounds of {:.1} s, each beside a quiet one; medians. Growth is \
              that of p99, {GROWTH_MAX} the goal; {}\n\n\
-             | flood | a second | p50 us quiet | flooded | p99 us quiet | p99 us flooded | growth | errors | core busy quiet | flooded | connections | KiB each |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+             | flood | a second | p50 us quiet | flooded | p99 us quiet | p99 us flooded | growth | errors | core busy quiet | flooded | connections | KiB each | left out quiet | flooded |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
             RANGE >> 10,
             if matches!(self.protocol, Protocol::Http1) { "plain HTTP/1.1" } else { "TLS 1.3 and HTTP/1.1" },
             capacity / 2.0,
@@ -278,7 +281,7 @@ impl Row {
             String::new()
         };
         format!(
-            "| {} | {:.0} {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {} | {:.0} % | {:.0} % | {connections:.0} | {each} |",
+            "| {} | {:.0} {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.2} | {} | {:.0} % | {:.0} % | {connections:.0} | {each} | {:.0} % | {:.0} % |",
             self.flood.name,
             of(flooded, |round| round.acts),
             self.flood.unit,
@@ -290,6 +293,8 @@ impl Row {
             self.errors.len(),
             of(quiet, |round| round.busy) * 100.0,
             of(flooded, |round| round.busy) * 100.0,
+            of(quiet, |round| round.left_out) * 100.0,
+            of(flooded, |round| round.left_out) * 100.0,
         )
     }
 }

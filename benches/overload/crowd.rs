@@ -23,7 +23,7 @@ use rustix::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::support::random::Random;
+use super::support::{events, random::Random};
 
 /// Longest head of a response that is understood.
 const HEAD_MAX: usize = 1024;
@@ -194,10 +194,7 @@ impl Crowd {
             }
             let wait = if now < end { due.saturating_duration_since(now) } else { Duration::from_millis(50) };
             let wait = wait.min(Duration::from_millis(50));
-            let wait = rustix::event::Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
-            events.clear();
-            let ready = || epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), Some(&wait));
-            rustix::io::retry_on_intr(ready)?;
+            events::wait(&self.poll, &mut events, wait)?;
             for event in &events {
                 let data = event.data.u64();
                 self.look((data >> 32) as u32, (data & 0xffff_ffff) as usize, (from, end))?;

@@ -23,7 +23,8 @@ fn allowed() -> Vec<usize> {
     ALLOWED.get_or_init(read).clone()
 }
 
-fn pin(cores: &[usize]) -> io::Result<()> {
+/// Keeps the calling thread on these cores.
+pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));
     Ok(sched_setaffinity(None, &set)?)

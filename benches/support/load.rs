@@ -19,9 +19,10 @@ use rustix::{
 use rustls::ClientConfig;
 
 use super::{
-    cores, http2,
+    cores, events, http2,
     random::Random,
     records::{Records, receive},
+    stolen::Undisturbed,
 };
 
 /// One request: a path, and a part of what is there; `whole`: all of it, whose length is then `len`.
@@ -75,6 +76,8 @@ pub(crate) struct Outcome {
     pub(crate) load_cpu_seconds: f64,
     /// Microseconds.
     pub(crate) latency: Histogram<u64>,
+    /// Share of the time that `latency` holds nothing of, since the host took the machine away in it.
+    pub(crate) left_out: f64,
 }
 
 /// Longest head of a response that is understood.
@@ -127,6 +130,7 @@ impl Load<'_> {
             disk_bytes: 0,
             load_cpu_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
+            left_out: 0.0,
         };
         let mut scratch = vec![0_u8; DROP_MAX];
         let disk = cores::disk_bytes(&self.servers);
@@ -175,7 +179,8 @@ impl Load<'_> {
 
 impl Load<'_> {
     /// Runs it as an open loop: requests come at random moments, `rate` a second on average, whether or not those before were answered. Latency
-    /// is from the moment at which a request is due, so that waiting for a free connection counts.
+    /// is from the moment at which a request is due, so that waiting for a free connection counts. What came while the host had taken the machine away
+    /// is no part of it.
     ///
     /// # Errors
     /// As of `run`.
@@ -196,12 +201,14 @@ impl Load<'_> {
             disk_bytes: 0,
             load_cpu_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
+            left_out: 0.0,
         };
         let own = [std::process::id()];
         let mut scratch = vec![0_u8; DROP_MAX];
         let mut events = Vec::with_capacity(1024);
         let mut idle: Vec<usize> = (0..self.connections).collect();
         let mut waiting = VecDeque::new();
+        let mut latency = Undisturbed::begin().map_err(io::Error::other)?;
         let (begun, cpu, own_cpu) = (Instant::now(), cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own));
         let (end, mut due) = (begun + self.time, begun);
         loop {
@@ -222,10 +229,7 @@ impl Load<'_> {
                 break;
             }
             let wait = if due < end { due.saturating_duration_since(now) } else { PATIENCE };
-            let wait = rustix::event::Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
-            events.clear();
-            let ask = || epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&wait));
-            rustix::io::retry_on_intr(ask)?;
+            events::wait(&poll, &mut events, wait)?;
             if now > end + PATIENCE {
                 return Err(io::Error::other(format!("{}: no answer for {PATIENCE:?}", self.address)));
             }
@@ -235,14 +239,18 @@ impl Load<'_> {
                 if idle.contains(&number) || !connection.read(&mut scratch, self.verify.as_deref())? {
                     continue;
                 }
-                let micros = connection.sent_at.elapsed().as_micros() as u64;
-                outcome.latency.saturating_record(micros.max(1));
+                let now = Instant::now();
+                latency.record(now - connection.sent_at, now);
                 outcome.requests += 1;
                 outcome.bytes += connection.ask.len;
                 idle.push(number);
             }
         }
         outcome.seconds = begun.elapsed().as_secs_f64();
+        (outcome.latency, outcome.left_out) = latency.end();
+        if outcome.latency.is_empty() {
+            return Err(io::Error::other("the host took the machine away all the time"));
+        }
         outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
         outcome.load_cpu_seconds = cores::cpu_seconds(&own) - own_cpu;
         Ok(outcome)

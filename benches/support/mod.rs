@@ -9,6 +9,7 @@
 pub(crate) mod appliance;
 pub(crate) mod client;
 pub(crate) mod cores;
+pub(crate) mod events;
 pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod nginx;
@@ -17,6 +18,7 @@ pub(crate) mod records;
 pub(crate) mod report;
 pub(crate) mod responder;
 pub(crate) mod scratch;
+pub(crate) mod stolen;
 
 /// What a bench gives back.
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;

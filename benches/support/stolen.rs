@@ -1,0 +1,143 @@
+//! Latencies, without those of moments in which the machine was not ours.
+//!
+//! A virtual machine whose host lends it so much of each tenth of a second (CFS bandwidth control, `cpu.max` in cgroups), or whose neighbours are busy,
+//! stands still for milliseconds at a time; the tail of what is measured then is the host's. Most hosts tell so (`steal` in `proc_stat(5)`, to a
+//! hundredth of a second). What is shorter a thread on each core sees that goes before all others there and wants to do nothing, once a millisecond.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+
+use super::cores;
+
+/// What is kept or left out as one.
+const SLICE: Duration = Duration::from_millis(20);
+/// How often a core is looked after, and how much later than that it is found to have stood still. A kernel that is built without preemption ends what
+/// it does for others first: with what is measured here, that is a third of it.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Keeps what lies in slices of time in which no core stood still, nor in those before and after.
+#[derive(Debug)]
+pub(crate) struct Undisturbed {
+    /// Microseconds.
+    kept: Histogram<u64>,
+    /// The slice that runs, and the one before it.
+    present: Vec<u64>,
+    before: Vec<u64>,
+    /// Whether the machine was ours in the slice before, and in the one before that.
+    ours: [bool; 2],
+    begun: Instant,
+    /// What was stolen, and how often a core was seen to stand still.
+    stolen: u64,
+    stood: u64,
+    watch: Watch,
+    slices: u32,
+    left_out: u32,
+}
+
+/// How often a core was seen to stand still.
+#[derive(Debug)]
+struct Watch {
+    stood: Arc<AtomicU64>,
+    over: Arc<AtomicBool>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Watch {
+    fn start() -> Self {
+        let (stood, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (server, load) = cores::cores();
+        for core in [server, load] {
+            let (stood, over) = (Arc::clone(&stood), Arc::clone(&over));
+            thread::spawn(move || {
+                // Without both, it is not the core that would be looked at.
+                if cores::pin(&[core]).is_err() || !goes_before_all() {
+                    return;
+                }
+                while !over.load(Ordering::Relaxed) {
+                    let begun = Instant::now();
+                    thread::park_timeout(LOOK);
+                    if begun.elapsed() > 2 * LOOK {
+                        stood.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        Self { stood, over }
+    }
+}
+
+/// Has the kernel run this thread whenever it has something to do (SCHED_FIFO); whether it does.
+fn goes_before_all() -> bool {
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let done = Command::new("chrt").args(["--fifo", "--pid", "1", &own]).stderr(Stdio::null()).status();
+    done.is_ok_and(|status| status.success())
+}
+
+impl Undisturbed {
+    pub(crate) fn begin() -> Result<Self, hdrhistogram::CreationError> {
+        Ok(Self {
+            kept: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+            present: Vec::new(),
+            before: Vec::new(),
+            ours: [true; 2],
+            begun: Instant::now(),
+            stolen: stolen(),
+            stood: 0,
+            watch: Watch::start(),
+            slices: 0,
+            left_out: 0,
+        })
+    }
+
+    /// Something took so long and is over `now`.
+    pub(crate) fn record(&mut self, took: Duration, now: Instant) {
+        if now - self.begun >= SLICE {
+            self.next_slice();
+            self.begun = now;
+        }
+        self.present.push((took.as_micros() as u64).max(1));
+    }
+
+    fn next_slice(&mut self) {
+        let (stolen, stood) = (stolen(), self.watch.stood.load(Ordering::Relaxed));
+        let is_ours = stolen == self.stolen && stood == self.stood;
+        if self.ours == [true; 2] && is_ours {
+            self.before.iter().for_each(|micros| self.kept.saturating_record(*micros));
+        } else {
+            self.left_out += 1;
+        }
+        self.before.clear();
+        std::mem::swap(&mut self.before, &mut self.present);
+        self.ours = [is_ours, self.ours[0]];
+        (self.stolen, self.stood) = (stolen, stood);
+        self.slices += 1;
+    }
+
+    /// What was kept, and the share of the time that was left out.
+    pub(crate) fn end(mut self) -> (Histogram<u64>, f64) {
+        self.next_slice();
+        self.next_slice();
+        (self.kept.clone(), f64::from(self.left_out) / f64::from(self.slices.max(1)))
+    }
+}
+
+/// Hundredths of a second that the machine has been without its cores so far, all of them together; 0 where the host does not say.
+fn stolen() -> u64 {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    text.lines().next().and_then(|all| all.split_whitespace().nth(8)?.parse().ok()).unwrap_or(0)
+}
