@@ -248,9 +248,6 @@ impl Load<'_> {
         }
         outcome.seconds = begun.elapsed().as_secs_f64();
         (outcome.latency, outcome.left_out) = latency.end();
-        if outcome.latency.is_empty() {
-            return Err(io::Error::other("the host took the machine away all the time"));
-        }
         outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
         outcome.load_cpu_seconds = cores::cpu_seconds(&own) - own_cpu;
         Ok(outcome)

@@ -8,8 +8,9 @@ use std::{
     fs,
     process::{Command, Stdio},
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use super::cores;
+use super::{cores, is_smoke};
 
 /// What is kept or left out as one.
 const SLICE: Duration = Duration::from_millis(20);
@@ -28,11 +29,12 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Keeps what lies in slices of time in which no core stood still, nor in those before and after.
 #[derive(Debug)]
 pub(crate) struct Undisturbed {
-    /// Microseconds.
+    /// Microseconds; and all, kept or not.
     kept: Histogram<u64>,
+    all: Histogram<u64>,
     /// The slice that runs, and the one before it.
     present: Vec<u64>,
-    before: Vec<u64>,
+    before: (Vec<u64>, Duration),
     /// Whether the machine was ours in the slice before, and in the one before that.
     ours: [bool; 2],
     begun: Instant,
@@ -40,8 +42,8 @@ pub(crate) struct Undisturbed {
     stolen: u64,
     stood: u64,
     watch: Watch,
-    slices: u32,
-    left_out: u32,
+    time: Duration,
+    left_out: Duration,
 }
 
 /// How often a core was seen to stand still.
@@ -61,11 +63,13 @@ impl Watch {
     fn start() -> Self {
         let (stood, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (server, load) = cores::cores();
+        let (ready, begun) = mpsc::channel();
         for core in [server, load] {
-            let (stood, over) = (Arc::clone(&stood), Arc::clone(&over));
+            let (stood, over, ready) = (Arc::clone(&stood), Arc::clone(&over), ready.clone());
             thread::spawn(move || {
                 // Without both, it is not the core that would be looked at.
-                if cores::pin(&[core]).is_err() || !goes_before_all() {
+                let sees = cores::pin(&[core]).is_ok() && goes_before_all();
+                if ready.send(sees).is_err() || !sees {
                     return;
                 }
                 while !over.load(Ordering::Relaxed) {
@@ -75,6 +79,13 @@ impl Watch {
                         stood.fetch_add(1, Ordering::Relaxed);
                     }
                 }
+            });
+        }
+        static TOLD: Once = Once::new();
+        // Nothing is measured before both look.
+        if begun.iter().take(2).filter(|sees| *sees).count() < 2 {
+            TOLD.call_once(|| {
+                eprintln!("pauses of the host below a hundredth of a second are not seen: SCHED_FIFO is not allowed");
             });
         }
         Self { stood, over }
@@ -92,47 +103,55 @@ impl Undisturbed {
     pub(crate) fn begin() -> Result<Self, hdrhistogram::CreationError> {
         Ok(Self {
             kept: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+            all: Histogram::new_with_bounds(1, 60_000_000, 3)?,
             present: Vec::new(),
-            before: Vec::new(),
+            before: (Vec::new(), Duration::ZERO),
             ours: [true; 2],
+            watch: Watch::start(),
             begun: Instant::now(),
             stolen: stolen(),
             stood: 0,
-            watch: Watch::start(),
-            slices: 0,
-            left_out: 0,
+            time: Duration::ZERO,
+            left_out: Duration::ZERO,
         })
     }
 
     /// Something took so long and is over `now`.
     pub(crate) fn record(&mut self, took: Duration, now: Instant) {
         if now - self.begun >= SLICE {
-            self.next_slice();
-            self.begun = now;
+            self.next_slice(now);
         }
-        self.present.push((took.as_micros() as u64).max(1));
+        let micros = (took.as_micros() as u64).max(1);
+        self.all.saturating_record(micros);
+        self.present.push(micros);
     }
 
-    fn next_slice(&mut self) {
+    fn next_slice(&mut self, now: Instant) {
         let (stolen, stood) = (stolen(), self.watch.stood.load(Ordering::Relaxed));
         let is_ours = stolen == self.stolen && stood == self.stood;
+        let (before, lasted) = &mut self.before;
         if self.ours == [true; 2] && is_ours {
-            self.before.iter().for_each(|micros| self.kept.saturating_record(*micros));
+            before.iter().for_each(|micros| self.kept.saturating_record(*micros));
         } else {
-            self.left_out += 1;
+            self.left_out += *lasted;
         }
-        self.before.clear();
-        std::mem::swap(&mut self.before, &mut self.present);
+        self.time += *lasted;
+        before.clear();
+        std::mem::swap(before, &mut self.present);
+        *lasted = now - self.begun;
         self.ours = [is_ours, self.ours[0]];
-        (self.stolen, self.stood) = (stolen, stood);
-        self.slices += 1;
+        (self.stolen, self.stood, self.begun) = (stolen, stood, now);
     }
 
-    /// What was kept, and the share of the time that was left out.
+    /// What was kept, and the share of the time that was left out. Where nothing could be kept, that is all of it, and this is everything; a short run keeps
+    /// everything too.
     pub(crate) fn end(mut self) -> (Histogram<u64>, f64) {
-        self.next_slice();
-        self.next_slice();
-        (self.kept.clone(), f64::from(self.left_out) / f64::from(self.slices.max(1)))
+        self.next_slice(Instant::now());
+        self.next_slice(Instant::now());
+        if is_smoke() || self.kept.is_empty() {
+            return (self.all.clone(), if is_smoke() { 0.0 } else { 1.0 });
+        }
+        (self.kept.clone(), self.left_out.as_secs_f64() / self.time.as_secs_f64())
     }
 }
 
