@@ -62,7 +62,8 @@ fn main() -> Fallible<()> {
     make_source(scratch.path(), &plan)?;
     let capacity = format!("{} MiB", (total + total / 4) / MIB);
     let mut setup = Setup::new(scratch.path(), &capacity);
-    setup.serve = "workers = 1";
+    // A build for development is behind by itself.
+    setup.serve = if smoke { "workers = 1\nqueue_delay_max = \"0 s\"" } else { "workers = 1" };
     setup.binary = values("oca").pop().map(Into::into);
 
     let filling = setup.start()?;

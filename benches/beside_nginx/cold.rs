@@ -68,7 +68,8 @@ pub(crate) fn cold(plan: &Plan) -> Fallible<Vec<Row>> {
 impl Set {
     fn setup<'a>(&'a self, capacity: &'a str, binary: Option<PathBuf>) -> Setup<'a> {
         let mut setup = Setup::new(&self.home, capacity);
-        (setup.serve, setup.binary, setup.pinned, setup.log) = ("workers = 1\n", binary, true, true);
+        (setup.serve, setup.binary, setup.pinned, setup.log) =
+            ("workers = 1\nqueue_delay_max = \"0 s\"\n", binary, true, true);
         setup
     }
 
