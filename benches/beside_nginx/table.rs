@@ -174,7 +174,7 @@ pub(crate) fn write(rows: &[Row]) -> Fallible<()> {
     }
     let of: Vec<&Row> = rows.iter().filter(|row| row.is_short()).collect();
     if rows.iter().any(|row| row.section == "hot") {
-        report::update("README.md", "figures", &format!("{}\nOn {}", short(&of), report::machine()))?;
+        report::update("README.md", "figures", &format!("{}\n`{}` on {}", short(&of), command(), report::machine()))?;
     }
     Ok(())
 }
