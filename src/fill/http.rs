@@ -2,12 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::{
-    Client, Method, RequestBuilder, Response, Version,
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Version,
     header::{
         AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG, EXPIRES,
-        HeaderMap, HeaderName, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, LOCATION, PRAGMA, RANGE,
-        RETRY_AFTER, TRANSFER_ENCODING, VARY,
+        IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, PRAGMA, RANGE, RETRY_AFTER, TRANSFER_ENCODING, VARY,
     },
 };
 use url::Url;
@@ -23,7 +22,8 @@ use crate::{
     asset::{AssetKey, ByteRange, EntityTag, UnixTime, Validators},
     net::{
         bucket::{AddressError, Bucket, BucketError},
-        client::{ClientError, ClientLimits, client, redirected_client},
+        client::{ClientError, ClientLimits},
+        download::{Download, DownloadError, Downloader},
         redirects::Redirects,
     },
 };
@@ -31,18 +31,18 @@ use crate::{
 /// Longest header value of a source that is kept, in bytes.
 const VALUE_MAX: usize = 1024;
 
-/// Not among reqwest's names: RFC 8586.
+/// Not among http's names: RFC 8586.
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
 /// A source that speaks HTTP.
 #[derive(Debug)]
 pub(super) struct Http {
-    client: Client,
+    client: Downloader,
     /// For fills ahead of demand: its connections are driven by their threads, which nobody who waits shall depend on.
-    ahead: Client,
+    ahead: Downloader,
     place: Place,
     /// Whom redirects to other hosts are followed by, for who waits and for fills ahead of demand, and which.
-    away: Option<([Client; 2], Redirects)>,
+    away: Option<([Downloader; 2], Redirects)>,
 }
 
 /// Where the assets of a source lie.
@@ -94,10 +94,11 @@ impl Http {
             redirects.allow_private |= place.is_private(config);
             // A redirect may lead to https from wherever it comes.
             let limits = ClientLimits { secure: true, ..limits };
-            let made = || redirected_client(limits, config.files.authorities.clone(), &redirects);
+            let made = || Downloader::redirected(limits, config.files.authorities.clone(), &redirects);
             away = Some(([made()?, made()?], redirects));
         }
-        Ok(Self { client: client(limits, &config.files)?, ahead: client(limits, &config.files)?, place, away })
+        let made = || Downloader::new(limits, &config.files);
+        Ok(Self { client: made()?, ahead: made()?, place, away })
     }
 
     pub(super) async fn open(
@@ -105,7 +106,7 @@ impl Http {
         key: &AssetKey,
         ask: &Ask<'_>,
         manner: Manner<'_>,
-    ) -> Result<(Head, Response), SourceFault> {
+    ) -> Result<(Head, Download), SourceFault> {
         let address = match &self.place {
             Place::Below(base) => below(manner.below.unwrap_or(base), key),
             Place::Bucket(bucket) => bucket.address(key.path()).await.map_err(|err| match err {
@@ -113,12 +114,14 @@ impl Http {
                 AddressError::Name => SourceFault::Name,
             })?,
         };
-        let send = async |client: &Client, address: &Url| {
-            let request = asking(client.request(Method::GET, address.clone()), ask, manner);
-            request.send().await.map_err(|err| match () {
-                () if err.is_connect() => SourceFault::Connect,
-                () if err.is_timeout() => SourceFault::Timeout,
-                () => SourceFault::Broken,
+        let fields = asking(ask, manner)?;
+        let send = async |client: &Downloader, address: &Url| {
+            client.get(address.clone(), &fields).await.map_err(|err| {
+                tracing::debug!(source = address.host_str(), error = &err as &dyn std::error::Error, "no answer");
+                match err {
+                    DownloadError::Connect(_) => SourceFault::Connect,
+                    DownloadError::Broken(_) => SourceFault::Broken,
+                }
             })
         };
         let mut response = send(if manner.ahead { &self.ahead } else { &self.client }, &address).await?;
@@ -152,42 +155,42 @@ impl Http {
 }
 
 /// Where a response leads to that is a redirect still, since it leaves its origin.
-fn led_away(response: &Response) -> Option<Url> {
-    if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-        return None;
-    }
-    let location = response.headers().get(LOCATION)?.to_str().ok()?;
-    let away = response.url().join(location).ok()?;
+fn led_away(response: &Download) -> Option<Url> {
     // Within the origin, it was followed as often as is allowed.
-    (away.origin() != response.url().origin()).then_some(away)
+    response.leads_to().filter(|away| away.origin() != response.url().origin())
 }
 
-/// A request with what is asked.
-fn asking(request: RequestBuilder, ask: &Ask<'_>, manner: Manner<'_>) -> RequestBuilder {
-    let mut request = request.header(CDN_LOOP, loop_of(manner));
-    if manner.how == How::IfHeld {
-        request = request.header(CACHE_CONTROL, "only-if-cached");
-    }
-    request = match ask.range {
-        AskRange::Whole => request,
-        AskRange::Part { start, end: Some(end) } => {
-            request.header(RANGE, format!("bytes={start}-{}", end.saturating_sub(1)))
-        }
-        AskRange::Part { start, end: None } => request.header(RANGE, format!("bytes={start}-")),
-        AskRange::Suffix(count) => request.header(RANGE, format!("bytes=-{count}")),
+/// The fields of a request for what is asked.
+fn asking(ask: &Ask<'_>, manner: Manner<'_>) -> Result<HeaderMap, SourceFault> {
+    let mut fields = HeaderMap::new();
+    let mut say = |name: HeaderName, value: &str| {
+        // Names of caches and validators are checked where they come from.
+        let value = HeaderValue::from_str(value).map_err(|_| SourceFault::Broken)?;
+        fields.insert(name, value);
+        Ok(())
     };
+    say(CDN_LOOP, &loop_of(manner))?;
+    if manner.how == How::IfHeld {
+        say(CACHE_CONTROL, "only-if-cached")?;
+    }
+    match ask.range {
+        AskRange::Whole => {}
+        AskRange::Part { start, end: Some(end) } => say(RANGE, &format!("bytes={start}-{}", end.saturating_sub(1)))?,
+        AskRange::Part { start, end: None } => say(RANGE, &format!("bytes={start}-"))?,
+        AskRange::Suffix(count) => say(RANGE, &format!("bytes=-{count}"))?,
+    }
     if let Some(value) = ask.if_range.and_then(if_range) {
-        request = request.header(IF_RANGE, value);
+        say(IF_RANGE, &value)?;
     }
     if let Some(validators) = ask.unless {
         if let Some(tag) = &validators.etag {
-            request = request.header(IF_NONE_MATCH, tag.as_str());
+            say(IF_NONE_MATCH, tag.as_str())?;
         }
         if let Some(date) = validators.last_modified {
-            request = request.header(IF_MODIFIED_SINCE, httpdate::fmt_http_date(date.into()));
+            say(IF_MODIFIED_SINCE, &httpdate::fmt_http_date(date.into()))?;
         }
     }
-    request
+    Ok(fields)
 }
 
 /// The asset's address: below the base, whatever the key looks like. Joining would let a key that looks like an address

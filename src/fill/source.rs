@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     asset::{AssetKey, ByteRange, UnixTime, Validators},
-    net::bucket::Bucket,
+    net::{bucket::Bucket, download::Download},
     telemetry::metrics::SourceMetrics,
 };
 
@@ -226,7 +226,7 @@ pub(super) struct Source {
 
 #[derive(Debug)]
 enum Kind {
-    Http(Http),
+    Http(Box<Http>),
     Directory(Directory),
 }
 
@@ -252,7 +252,7 @@ pub(super) struct SourceBody {
 
 #[derive(Debug)]
 enum BodyKind {
-    Http(Box<reqwest::Response>),
+    Http(Box<Download>),
     Directory(DirectoryBody),
 }
 
@@ -262,10 +262,10 @@ const GATHER_BYTES: usize = 256 << 10;
 impl Source {
     pub(super) fn new(config: SourceConfig, metrics: Arc<SourceMetrics>) -> Result<Self, HttpError> {
         let kind = match &config.location {
-            SourceLocation::Http(url) => Kind::Http(Http::new(Place::Below(url.clone()), &config)?),
+            SourceLocation::Http(url) => Kind::Http(Box::new(Http::new(Place::Below(url.clone()), &config)?)),
             SourceLocation::Bucket { bucket, prefix } => {
                 let bucket = Bucket::new(bucket, prefix, &config.store)?;
-                Kind::Http(Http::new(Place::Bucket(bucket), &config)?)
+                Kind::Http(Box::new(Http::new(Place::Bucket(bucket), &config)?))
             }
             SourceLocation::Directory(root) => Kind::Directory(Directory::new(root.clone())),
         };

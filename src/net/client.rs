@@ -1,4 +1,4 @@
-//! The HTTP clients: towards sources, and towards those whom we report to.
+//! The HTTP clients towards those who command us and whom we report to, and the files that say who we are. For sources see [`download`](super::download).
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -8,13 +8,17 @@ use reqwest::{
     redirect::{Attempt, Policy},
 };
 
-use super::redirects::Redirects;
+use super::tls::{Outward, OutwardConfig, OutwardError, outward};
 
 /// Redirects followed at most.
-const REDIRECTS_MAX: usize = 3;
+pub(super) const REDIRECTS_MAX: usize = 3;
 
 /// Bytes of a file that says who a client is or whom it trusts.
 const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// What files of [`ClientFiles`] should be.
+const FITTING: &str = "a certificate in PEM that fits its key";
+const AUTHORITIES: &str = "a list of certificates in PEM";
 
 /// Files that say who a client is, and whom it trusts. They are read when it is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +44,13 @@ pub enum ClientError {
     Content(PathBuf, &'static str),
     /// The TLS of the system is of no use.
     #[error("set up TLS")]
-    Tls(#[from] reqwest::Error),
+    Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<reqwest::Error> for ClientError {
+    fn from(err: reqwest::Error) -> Self {
+        Self::Tls(err.into())
+    }
 }
 
 impl ClientFiles {
@@ -53,17 +63,38 @@ impl ClientFiles {
         let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else { return Ok(None) };
         let both = [read(key)?, vec![b'\n'], read(certificate)?].concat();
         let identity = Identity::from_pem(&both);
-        let wrong = || ClientError::Content(certificate.clone(), "a certificate in PEM that fits its key");
+        let wrong = || ClientError::Content(certificate.clone(), FITTING);
         identity.map(Some).map_err(|_| wrong())
     }
 
     fn trusted(&self) -> Result<Option<Vec<Certificate>>, ClientError> {
         let Some(file) = &self.authorities else { return Ok(None) };
         let found = Certificate::from_pem_bundle(&read(file)?).ok().filter(|found| !found.is_empty());
-        found.map(Some).ok_or_else(|| ClientError::Content(file.clone(), "a list of certificates in PEM"))
+        found.map(Some).ok_or_else(|| ClientError::Content(file.clone(), AUTHORITIES))
     }
 
-    fn headers(&self) -> Result<HeaderMap, ClientError> {
+    /// What a client of TLS goes by that shows this certificate and trusts these authorities: where there are none, the system's if
+    /// `secure`, and nobody's if not.
+    pub(super) fn outward(&self, secure: bool) -> Result<OutwardConfig, ClientError> {
+        let identity = match (&self.certificate, &self.key) {
+            (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+            _ => None,
+        };
+        let authorities = self.authorities.as_ref().map(read).transpose()?;
+        let parts = Outward {
+            identity: identity.as_ref().map(|(certificate, key)| (certificate.as_slice(), key.as_slice())),
+            authorities: authorities.as_deref(),
+            system: secure,
+        };
+        outward(parts).map_err(|err| match (err, &self.certificate, &self.authorities) {
+            (OutwardError::Identity, Some(file), _) => ClientError::Content(file.clone(), FITTING),
+            (OutwardError::Authorities, _, Some(file)) => ClientError::Content(file.clone(), AUTHORITIES),
+            (err, ..) => ClientError::Tls(err.into()),
+        })
+    }
+
+    /// The fields, whose values are shown to nobody else.
+    pub(super) fn headers(&self) -> Result<HeaderMap, ClientError> {
         let mut headers = HeaderMap::new();
         let Some(file) = &self.headers else { return Ok(headers) };
         let wrong = || ClientError::Content(file.clone(), "a list of lines as 'Authorization: Bearer 0123'");
@@ -127,43 +158,6 @@ pub fn client(limits: ClientLimits, files: &ClientFiles) -> Result<Client, Clien
     }
     let trusted = files.trusted()?.or_else(|| (!limits.secure).then(Vec::new));
     if let Some(trusted) = trusted {
-        builder = builder.tls_certs_only(trusted);
-    }
-    Ok(builder.build()?)
-}
-
-/// Makes a client for where redirects lead. Who is asked there is another than whom the operator's files speak of: it is shown no certificate and
-/// none of their fields. It connects to no address that `redirects` rules out, also where a name resolves to one.
-///
-/// # Errors
-/// As of [`client`].
-pub fn redirected_client(
-    limits: ClientLimits,
-    authorities: Option<PathBuf>,
-    redirects: &Redirects,
-) -> Result<Client, ClientError> {
-    super::tls::install_provider();
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    let (resolver, allowed) = (redirects.resolver(), redirects.clone());
-    let further = move |attempt: Attempt<'_>| {
-        let permitted = attempt.previous().last().is_some_and(|from| allowed.judge(from, attempt.url()).is_ok());
-        // The one that has led here is not among those before.
-        if permitted && attempt.previous().len() < REDIRECTS_MAX { attempt.follow() } else { attempt.stop() }
-    };
-    let mut builder = Client::builder()
-        .user_agent(concat!("oca/", env!("CARGO_PKG_VERSION")))
-        .default_headers(headers)
-        .connect_timeout(limits.connect_timeout)
-        .pool_max_idle_per_host(limits.idle_max)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .tcp_nodelay(true)
-        .no_proxy()
-        .referer(false)
-        .dns_resolver(resolver)
-        .redirect(Policy::custom(further));
-    let trusted = ClientFiles { authorities, ..ClientFiles::default() }.trusted()?;
-    if let Some(trusted) = trusted.or_else(|| (!limits.secure).then(Vec::new)) {
         builder = builder.tls_certs_only(trusted);
     }
     Ok(builder.build()?)

@@ -2,6 +2,7 @@
 
 pub mod bucket;
 pub mod client;
+pub mod download;
 pub mod gzip;
 pub mod listener;
 pub mod redirects;

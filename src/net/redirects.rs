@@ -7,13 +7,10 @@
 //! a cloud (169.254.169.254), the routers of the operator.
 
 use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
-    sync::Arc,
 };
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
 /// A host to which redirects may lead: `cdn.example`, `*.cdn.example` (each of its subdomains), an address; with `:port` where it is not that
@@ -121,32 +118,9 @@ impl Redirects {
         }
     }
 
-    /// Resolves names for connections that redirects lead to.
-    pub(super) fn resolver(&self) -> Arc<dyn Resolve> {
-        Arc::new(Outward { allow_private: self.allow_private })
-    }
-}
-
-/// Resolves names, and leaves out what lies within: a connection is made to the addresses that were looked at, and to no others.
-#[derive(Debug)]
-struct Outward {
-    allow_private: bool,
-}
-
-impl Resolve for Outward {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
-        Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let outward: Vec<SocketAddr> =
-                found.into_iter().filter(|address| allow_private || !is_within(address.ip())).collect();
-            if outward.is_empty() {
-                tracing::warn!(host = name.as_str(), "a redirect's host has only addresses of private networks");
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, RedirectRefused::Private).into());
-            }
-            let addresses: Addrs = Box::new(outward.into_iter());
-            Ok(addresses)
-        })
+    /// Whether a connection to an address, which a name has resolved to, may be made for a redirect.
+    pub fn admits(&self, address: IpAddr) -> bool {
+        self.allow_private || !is_within(address)
     }
 }
 
@@ -311,15 +285,5 @@ mod tests {
         {
             assert_eq!(judge(&[outside], &format!("http://{outside}/")), Ok(()), "{outside}");
         }
-    }
-
-    #[tokio::test]
-    async fn names_that_resolve_to_addresses_within_lead_nowhere() {
-        let name = || "localhost".parse::<Name>().expect("a name");
-        let refused = redirects(&[]).resolver().resolve(name()).await.err().expect("loopback only");
-        assert!(refused.to_string().contains("private network"), "{refused}");
-        let allowed = Redirects { allow_private: true, ..Redirects::default() };
-        let found = allowed.resolver().resolve(name()).await.expect("it resolves");
-        assert!(found.count() > 0);
     }
 }

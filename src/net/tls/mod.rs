@@ -1,15 +1,17 @@
-//! TLS towards viewers, and the one provider of cryptography for everybody.
+//! TLS towards viewers and sources, and the one provider of cryptography for everybody.
 //!
 //! files -> `pair` (read, checked) -> `certificates` (chosen by SNI, replaced while in use) -> `server` (versions, suites, tickets)
 //! -> `session` (one connection: bytes of the wire in and out, plaintext out and in)
 //! -> `kernel` (where it is allowed: the keys, for the kernel to go on with)
 //!
-//! Nothing of these waits: sockets and deadlines are the caller's. `operators` is for the admin listener, whose runtime may. The only part of the crate that knows rustls.
+//! Nothing of these waits: sockets and deadlines are the caller's. `operators` is for the admin listener and `outward` for
+//! sources, whose runtimes may. The only part of the crate that knows rustls.
 
 mod certificates;
 mod fault;
 mod kernel;
 mod operators;
+mod outward;
 mod pair;
 mod server;
 mod session;
@@ -22,6 +24,7 @@ pub use certificates::Certificates;
 pub use fault::{TlsFault, tls_fault};
 pub use kernel::{Keys, Offload, Sending};
 pub use operators::{ClientCertificate, OperatorFiles, Operators};
+pub use outward::{Outward, OutwardConfig, OutwardError, outward};
 pub use pair::{Pair, PairError, PairFiles};
 pub use server::{Protocol, Server};
 pub use session::{Established, Session, Version};
