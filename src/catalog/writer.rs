@@ -153,11 +153,17 @@ impl AssetWriter {
         self.inner.as_ref().is_none_or(|inner| inner.passed_over)
     }
 
-    /// Writes the next bytes; they may be served when this returns. Runs on a thread that may block.
+    /// Writes the next bytes; they may be served when this returns, or, of a block that goes past the page cache, when the block is whole. Runs on a
+    /// thread that may block, unless they only go to memory: then waking one takes longer than what it is for.
     ///
     /// # Errors
     /// See [`WriteError`]. After an error the writer is of no more use.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), WriteError> {
+        if let Some(inner) = self.inner.as_mut().filter(|inner| inner.only_gathers(bytes.len())) {
+            let result = inner.write(std::iter::once(bytes.as_ref()));
+            self.position = inner.position;
+            return result;
+        }
         self.write_pieces(vec![bytes]).await
     }
 
@@ -230,6 +236,17 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether that many bytes neither reach the disk nor end a block, which others hear of.
+    fn only_gathers(&self, bytes: usize) -> bool {
+        let Some(block) = &self.block else { return false };
+        let fits = match &self.direct {
+            Direct::On(passing) => block.is_direct && passing.filled + bytes < passing.buffer.whole().len(),
+            Direct::Unknown | Direct::Off => false,
+        };
+        // What is passed over goes nowhere.
+        (fits || block.hasher.is_none()) && self.position + (bytes as u64) < block.range.end()
     }
 
     fn block_end(&self) -> u64 {

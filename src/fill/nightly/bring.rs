@@ -23,7 +23,11 @@ use crate::{
     asset::{ByteRange, media_type_of},
     catalog::{Asker, AssetWriter, Entry, InWork, Lifetime, PlannedAsset, PurgeMark, Refusal, WriteError},
     control::manifest::{Manifest, ManifestAsset},
+    sys::priority,
 };
+
+/// Bytes that a digest is computed of at once: some 10 us, then whoever waits for the core may have it.
+const STEP_BYTES: usize = 32 << 10;
 
 /// How it ended with an asset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,33 +338,25 @@ impl<'n> Bringing<'n> {
         }
         let size = self.night.context.block_size;
         while count > 0 {
-            let mut pieces = answer.body.gather().await?;
-            if pieces.is_empty() {
-                return Err(SourceFault::Short.into());
-            }
-            let mut long = false;
-            let mut came = 0;
-            for piece in &mut pieces {
-                came += piece.len() as u64;
-                let passed = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
-                drop(piece.split_to(passed));
-                skip -= passed as u64;
-                let room = usize::try_from(count).unwrap_or(usize::MAX);
-                long |= piece.len() > room;
-                piece.truncate(room);
-                count -= piece.len() as u64;
-            }
+            let Some(mut piece) = answer.body.next().await? else { return Err(SourceFault::Short.into()) };
+            let came = piece.len() as u64;
+            drop(piece.split_to(usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len())));
+            skip -= came - piece.len() as u64;
+            let room = usize::try_from(count).unwrap_or(usize::MAX);
+            let long = piece.len() > room;
+            piece.truncate(room);
+            count -= piece.len() as u64;
             if count == 0 && then_ends && (long || (!answer.body.length_is_said && answer.body.next().await?.is_some()))
             {
                 return Err(SourceFault::Long.into());
             }
-            pieces.retain(|piece| !piece.is_empty());
-            for piece in &pieces {
-                following.next(piece).map_err(|_| Stop::Wrong)?;
-            }
             let before = writer.position();
-            if !pieces.is_empty() {
-                writer.write_pieces(pieces).await.map_err(Stop::Writing)?;
+            while !piece.is_empty() {
+                let step = piece.split_to(STEP_BYTES.min(piece.len()));
+                following.next(&step).map_err(|_| Stop::Wrong)?;
+                priority::let_others_go_first();
+                writer.write(step).await.map_err(Stop::Writing)?;
+                priority::let_others_go_first();
             }
             self.night.progress.came(source.config.kind, came);
             self.night.pace.took(came).await;

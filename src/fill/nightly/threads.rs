@@ -10,8 +10,8 @@ use tokio::{
 use super::{super::ended, Config};
 use crate::sys::priority;
 
-/// Threads that ask and compute digests: enough for 10 Gb/s.
-const THREADS: usize = 2;
+/// Threads that ask and compute digests, at most: enough for 10 Gb/s. No more than half of the cores, so that on a small box few of them wake at once.
+const THREADS_MAX: usize = 2;
 /// Threads that may block beside one for each asset in work: plans, purges, and files of a source.
 const BLOCKING_BESIDE: usize = 4;
 
@@ -53,8 +53,9 @@ pub(super) fn runtime(config: &Config) -> io::Result<Runtime> {
             tracing::warn!(error = %err, "a thread of the fill cannot give way to others");
         }
     };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Builder::new_multi_thread()
-        .worker_threads(THREADS)
+        .worker_threads((cores / 2).clamp(1, THREADS_MAX))
         .max_blocking_threads(config.assets_at_once.saturating_add(BLOCKING_BESIDE))
         .thread_name("oca-fill")
         .on_thread_start(give_way)
