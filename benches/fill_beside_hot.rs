@@ -317,6 +317,7 @@ impl Bench<'_> {
             next: Box::new(next),
             verify: None,
             requests_max: u64::MAX,
+            polls: false,
             servers: vec![self.appliance.id()],
         }
     }

@@ -342,6 +342,7 @@ fn load(appliance: &Appliance, connections: usize, time: Duration) -> Fallible<(
         next,
         verify: None,
         requests_max: u64::MAX,
+        polls: false,
         servers: vec![appliance.id()],
     };
     let outcome = load.run()?;

@@ -61,6 +61,8 @@ pub(crate) fn fill(plan: &Plan) -> Fallible<Vec<Row>> {
     let mut shape = Shape::new(usize::try_from(FILMS)?, &next, &content);
     shape.requests_max = if plan.smoke { FILMS } else { FILMS * PARTS };
     shape.before = Some(&before);
+    // The origin has the load's core when the load waits.
+    shape.polls = false;
     let plan = Plan { seconds: 600.0, ..plan.clone() };
     let bench = Bench { plan: &plan, section: "fill", appliances: &appliances, peers: &peers, others: &[], held: None };
     let row = bench.row("miss, 1 MiB x 64", &shape)?;

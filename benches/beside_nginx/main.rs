@@ -13,7 +13,8 @@
 //! oca runs as it comes, with its metrics and its access log, but refuses nobody (`serve.queue_delay_max`), as nginx does not; nginx with its log off, and with the best of several configurations,
 //! found anew for each workload: the one with the highest throughput, and the one with the least CPU time, are both measured, and
 //! each ratio is against the better. Figures are medians over the rounds. Load and servers share a machine, so that only ratios of
-//! one run mean something. "busy" is the part of its core that a server used, "load busy" that of the load: where the latter is near
+//! one run mean something. The load does not sleep: on one machine a server pays for waking it, which one whose viewers are elsewhere does not.
+//! "busy" is the part of its core that a server used, "load busy" the part of the time in which the load had something to do: where the latter is near
 //! all, the load was the limit, and CPU time per gigabyte is the figure that counts. "read/sent" is what
 //! came from the disk for each byte that was sent.
 

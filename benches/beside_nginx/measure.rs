@@ -45,6 +45,8 @@ pub(crate) struct Shape<'a> {
     pub(crate) content: &'a dyn Fn(&Ask, u64, &mut [u8]),
     /// Before each round of each server.
     pub(crate) before: Option<&'a dyn Fn() -> Fallible<()>>,
+    /// The load looks for what has come instead of sleeping.
+    pub(crate) polls: bool,
     /// `--wrk`: a file for the same load by wrk.
     pub(crate) script: Option<PathBuf>,
 }
@@ -63,6 +65,7 @@ impl<'a> Shape<'a> {
             next,
             content,
             before: None,
+            polls: true,
             script: None,
         }
     }
@@ -139,6 +142,7 @@ pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool
         next: Box::new(shape.next),
         verify: verify.then(|| Box::new(compare) as Box<Check<'_>>),
         requests_max: shape.requests_max,
+        polls: shape.polls,
         servers: ids,
     };
     let outcome = load.run().map_err(|err| format!("{}: {err}", server.name))?;
@@ -152,7 +156,7 @@ pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool
         p99: outcome.latency.value_at_quantile(0.99),
         p999: outcome.latency.value_at_quantile(0.999),
         server_busy: outcome.cpu_seconds / outcome.seconds,
-        load_busy: outcome.load_cpu_seconds / outcome.seconds,
+        load_busy: outcome.load_busy_seconds / outcome.seconds,
         read_per_byte: outcome.disk_bytes as f64 / outcome.bytes as f64,
         spread: 0.0,
         fastest: 0.0,
@@ -161,13 +165,22 @@ pub(crate) fn once(server: &Named, shape: &Shape<'_>, seconds: f64, verify: bool
 
 /// Rounds in turns, so that a change of the machine's mood meets all; the medians of each server.
 pub(crate) fn in_turns(servers: &[&Named], shape: &Shape<'_>, plan: &Plan) -> Fallible<Vec<Measured>> {
-    let mut rounds: Vec<Vec<Measured>> = servers.iter().map(|_| Vec::new()).collect();
-    for _ in 0..plan.rounds {
-        for (server, measured) in servers.iter().zip(&mut rounds) {
-            measured.push(once(server, shape, plan.seconds, plan.verify)?);
+    turns(servers, shape, (plan.rounds, plan.seconds), plan.verify)
+}
+
+fn turns(
+    servers: &[&Named],
+    shape: &Shape<'_>,
+    (rounds, seconds): (usize, f64),
+    verify: bool,
+) -> Fallible<Vec<Measured>> {
+    let mut measured: Vec<Vec<Measured>> = servers.iter().map(|_| Vec::new()).collect();
+    for _ in 0..rounds {
+        for (server, measured) in servers.iter().zip(&mut measured) {
+            measured.push(once(server, shape, seconds, verify)?);
         }
     }
-    Ok(rounds.into_iter().map(|rounds| medians(&rounds)).collect())
+    Ok(measured.into_iter().map(|rounds| medians(&rounds)).collect())
 }
 
 pub(crate) fn medians(rounds: &[Measured]) -> Measured {
@@ -195,21 +208,33 @@ pub(crate) fn medians(rounds: &[Measured]) -> Measured {
     }
 }
 
-/// The two of `servers` that are worth measuring: the fastest, and the one that takes least CPU time, which may be the same.
+/// Rounds in which nginx's configurations are tried, each time.
+const TRIES: usize = 3;
+/// How many of them, by each of two figures, are tried for longer.
+const FINALISTS: usize = 3;
+
+/// The two of `servers` that are worth measuring: the fastest, and the one that takes least CPU time, which may be the same. All are tried for a short
+/// time, the first of them for longer, both in turns: of eight that are alike the luckiest of short tries is not the best.
 pub(crate) fn best<'s>(servers: &'s [Named], shape: &Shape<'_>, plan: &Plan) -> Fallible<Vec<&'s Named>> {
     if plan.smoke || servers.len() < 2 {
         return Ok(servers.iter().take(1).collect());
     }
-    let mut tried = Vec::new();
-    for server in servers {
-        let tries: Result<Vec<_>, _> = (0..3).map(|_| once(server, shape, plan.seconds / 4.0, false)).collect();
-        tried.push((server, medians(&tries?)));
+    let mut left: Vec<&Named> = servers.iter().collect();
+    for (part, keep) in [(4.0, FINALISTS), (2.0, 1)] {
+        let tried = turns(&left, shape, (TRIES, plan.seconds / part), false)?;
+        let mut order: Vec<usize> = (0..left.len()).collect();
+        let (mut first, by) = (Vec::new(), |at: usize| &tried[at]);
+        order.sort_by(|a, b| by(*b).gigabytes_per_second.total_cmp(&by(*a).gigabytes_per_second));
+        first.extend(order.iter().take(keep).copied());
+        order.sort_by(|a, b| by(*a).cpu_per_gigabyte.total_cmp(&by(*b).cpu_per_gigabyte));
+        for at in order.into_iter().take(keep) {
+            if !first.contains(&at) {
+                first.push(at);
+            }
+        }
+        left = first.into_iter().map(|at| left[at]).collect();
     }
-    let fastest = tried.iter().max_by(|a, b| a.1.gigabytes_per_second.total_cmp(&b.1.gigabytes_per_second));
-    let cheapest = tried.iter().min_by(|a, b| a.1.cpu_per_gigabyte.total_cmp(&b.1.cpu_per_gigabyte));
-    let mut best: Vec<&Named> = [fastest, cheapest].into_iter().flatten().map(|(server, _)| *server).collect();
-    best.dedup_by_key(|server| server.server.http());
-    Ok(best)
+    Ok(left)
 }
 
 /// The same by wrk: it copies bodies in pieces of 8 KiB, and so becomes the bottleneck with large ranges.

@@ -130,8 +130,18 @@ pub(crate) fn warm(address: SocketAddr, count: u64, length: u64) -> Fallible<()>
     };
     let time = Duration::from_secs(600);
     let (protocol, servers, requests_max) = (Protocol::Http1, Vec::new(), count.max(4));
-    Load { address, protocol, connections: 4, time, next: Box::new(next), verify: None, requests_max, servers }
-        .run()?;
+    Load {
+        address,
+        protocol,
+        connections: 4,
+        time,
+        next: Box::new(next),
+        verify: None,
+        requests_max,
+        servers,
+        polls: false,
+    }
+    .run()?;
     Ok(())
 }
 
@@ -236,10 +246,15 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
     let mut rows = Vec::new();
     let (few, many) = if plan.smoke { (10, 20) } else { (1_000, 10_000) };
     for (workload, count, length) in [("small assets, Zipf", many, 200 * KIB), ("mixed ranges, Zipf", few, 2 * MIB)] {
+        if plan.row.as_ref().is_some_and(|row| !workload.contains(row.as_str())) {
+            continue;
+        }
         let scratch = Scratch::new("beside_nginx-small")?;
         make_assets(&scratch.path().join("source"), count, length)?;
         let appliances = appliances(plan, scratch.path(), "8 GiB", ("", ""), &folder_source(scratch.path()))?;
         let peers = peers(plan, scratch.path(), &Tuning::hot(), &Role::default())?;
+        let responder = Responder::start(&scratch.path().join("source"), None)?;
+        let ceiling = [Named { name: "ceiling".into(), server: Server::Ceiling(responder) }];
         for server in appliances.iter().chain(&peers[..peers.len().min(1)]) {
             warm(server.server.http(), count, length)?;
         }
@@ -263,7 +278,7 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
             section: "small",
             appliances: &appliances,
             peers: &peers,
-            others: &[],
+            others: &ceiling,
             held: Some((count, length)),
         };
         rows.push(bench.row(workload, &shape)?);

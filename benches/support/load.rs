@@ -62,6 +62,8 @@ pub(crate) struct Load<'a> {
     pub(crate) requests_max: u64,
     /// The server's processes, whose CPU time is taken once all connections are open.
     pub(crate) servers: Vec<u32>,
+    /// Looks for what has come again and again instead of sleeping ([`events::poll`]): where nobody else needs its core.
+    pub(crate) polls: bool,
 }
 
 /// What came back.
@@ -72,8 +74,8 @@ pub(crate) struct Outcome {
     pub(crate) cpu_seconds: f64,
     /// What the server had read from disks meanwhile.
     pub(crate) disk_bytes: u64,
-    /// CPU time of the load itself: near `seconds`, it was the load that was measured.
-    pub(crate) load_cpu_seconds: f64,
+    /// What the load did not wait in: near `seconds`, it was the load that was measured.
+    pub(crate) load_busy_seconds: f64,
     /// Microseconds.
     pub(crate) latency: Histogram<u64>,
     /// Share of the time that `latency` holds nothing of, since the host took the machine away in it.
@@ -128,24 +130,24 @@ impl Load<'_> {
             seconds: 0.0,
             cpu_seconds: 0.0,
             disk_bytes: 0,
-            load_cpu_seconds: 0.0,
+            load_busy_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
             left_out: 0.0,
         };
         let mut scratch = vec![0_u8; DROP_MAX];
         let disk = cores::disk_bytes(&self.servers);
-        let own = [std::process::id()];
-        let (begun, cpu, own_cpu) = (Instant::now(), cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own));
+        let (begun, cpu) = (Instant::now(), cores::cpu_seconds(&self.servers));
         for connection in &mut connections {
             connection.send()?;
         }
         let (mut asking, mut asked) = (connections.len(), connections.len() as u64);
         let mut events = Vec::with_capacity(1024);
+        let mut idle = Duration::ZERO;
         while asking > 0 {
-            events.clear();
-            let patience = rustix::event::Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-            let wait = || epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&patience));
-            rustix::io::retry_on_intr(wait)?;
+            let from = Instant::now();
+            let wait = if self.polls { events::poll } else { events::wait };
+            wait(&poll, &mut events, PATIENCE)?;
+            idle += from.elapsed();
             if events.is_empty() {
                 return Err(io::Error::other(format!("{}: no byte for {PATIENCE:?}", self.address)));
             }
@@ -172,7 +174,7 @@ impl Load<'_> {
         outcome.seconds = begun.elapsed().as_secs_f64();
         outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
         outcome.disk_bytes = cores::disk_bytes(&self.servers) - disk;
-        outcome.load_cpu_seconds = cores::cpu_seconds(&own) - own_cpu;
+        outcome.load_busy_seconds = outcome.seconds - idle.as_secs_f64();
         Ok(outcome)
     }
 }
@@ -199,7 +201,7 @@ impl Load<'_> {
             seconds: 0.0,
             cpu_seconds: 0.0,
             disk_bytes: 0,
-            load_cpu_seconds: 0.0,
+            load_busy_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
             left_out: 0.0,
         };
@@ -249,7 +251,7 @@ impl Load<'_> {
         outcome.seconds = begun.elapsed().as_secs_f64();
         (outcome.latency, outcome.left_out) = latency.end();
         outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
-        outcome.load_cpu_seconds = cores::cpu_seconds(&own) - own_cpu;
+        outcome.load_busy_seconds = cores::cpu_seconds(&own) - own_cpu;
         Ok(outcome)
     }
 }
