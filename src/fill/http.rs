@@ -23,7 +23,7 @@ use crate::{
     net::{
         bucket::{AddressError, Bucket, BucketError},
         client::{ClientError, ClientLimits},
-        download::{Download, DownloadError, Downloader},
+        download::{Download, DownloadError, Downloader, Pieces},
         redirects::Redirects,
     },
 };
@@ -94,11 +94,11 @@ impl Http {
             redirects.allow_private |= place.is_private(config);
             // A redirect may lead to https from wherever it comes.
             let limits = ClientLimits { secure: true, ..limits };
-            let made = || Downloader::redirected(limits, config.files.authorities.clone(), &redirects);
-            away = Some(([made()?, made()?], redirects));
+            let made = |pieces| Downloader::redirected(limits, config.files.authorities.clone(), pieces, &redirects);
+            away = Some(([made(Pieces::Large)?, made(Pieces::Small)?], redirects));
         }
-        let made = || Downloader::new(limits, &config.files);
-        Ok(Self { client: made()?, ahead: made()?, place, away })
+        let made = |pieces| Downloader::new(limits, &config.files, pieces);
+        Ok(Self { client: made(Pieces::Large)?, ahead: made(Pieces::Small)?, place, away })
     }
 
     pub(super) async fn open(

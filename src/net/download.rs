@@ -1,10 +1,11 @@
 //! The HTTP client that sources are asked with.
 //!
 //! address, fields -> a connection of the pool, or a new one (name -> address -> TLS, with ALPN) -> head
-//!     -> redirects, as far as they may be followed -> body, in pieces of [`PIECE_BYTES_MAX`] at most
+//!     -> redirects, as far as they may be followed -> body, piece by piece
 //!
-//! What comes in is bounded piece by piece: a kernel without preemption hands over all of what a read has room for before it lets go of a core that
-//! viewers wait for, and a nightly fill reads as fast as it may. `fill_beside_hot` measures it.
+//! Who fetches ahead of demand takes small pieces: a kernel without preemption hands over all of what a read has room for before it lets go of a core that
+//! viewers wait for, and such a fill reads as fast as it may (`benches/fill_beside_hot.rs`). For whom a viewer waits takes what has come: what is written at once lies
+//! in larger folios of the page cache, which are sent for less.
 
 use std::{
     error::Error,
@@ -46,11 +47,27 @@ use super::{
     redirects::Redirects,
 };
 
-/// Bytes that are read from a connection of HTTP/1.1 at a time, at most: some 10 us of copying. Frames of HTTP/2 and records of TLS are shorter.
-pub const PIECE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a small piece, at most: some 10 us of copying. Frames of HTTP/2 and records of TLS are shorter by themselves.
+pub const SMALL_PIECE_MAX: usize = 64 << 10;
 
-/// Room that hyper makes for a read, and longest head. What it has allocated may be twice that, and it reads as much.
-const READ_BYTES: usize = PIECE_BYTES_MAX / 2;
+/// How much is read from a connection of HTTP/1.1 at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// [`SMALL_PIECE_MAX`] at most.
+    Small,
+    /// What has come; a few hundred KiB at most.
+    Large,
+}
+
+impl Pieces {
+    /// Room that hyper makes for a read, and longest head, in bytes. What it has allocated may be twice that, and it reads as much.
+    fn read_bytes(self) -> usize {
+        match self {
+            Self::Small => SMALL_PIECE_MAX / 2,
+            Self::Large => 256 << 10,
+        }
+    }
+}
 
 /// Longest time that a connection is kept without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,9 +114,10 @@ impl Downloader {
     ///
     /// # Errors
     /// The system's trusted certificates, or a file, cannot be read. Blocks while files are.
-    pub fn new(limits: ClientLimits, files: &ClientFiles) -> Result<Self, ClientError> {
+    pub fn new(limits: ClientLimits, files: &ClientFiles, pieces: Pieces) -> Result<Self, ClientError> {
         let names = Names { outward: None };
-        Ok(Self { fields: fields(files.headers()?), ..Self::made(limits, files, names, Follow::WithinOrigin)? })
+        let made = Self::made(limits, files, pieces, (names, Follow::WithinOrigin))?;
+        Ok(Self { fields: fields(files.headers()?), ..made })
     }
 
     /// Makes a client for where redirects lead. Who is asked there is another than whom the operator's files speak of: it is shown no certificate and
@@ -110,14 +128,20 @@ impl Downloader {
     pub fn redirected(
         limits: ClientLimits,
         authorities: Option<PathBuf>,
+        pieces: Pieces,
         redirects: &Redirects,
     ) -> Result<Self, ClientError> {
         let files = ClientFiles { authorities, ..ClientFiles::default() };
         let names = Names { outward: Some(redirects.clone()) };
-        Self::made(limits, &files, names, Follow::Outward(redirects.clone()))
+        Self::made(limits, &files, pieces, (names, Follow::Outward(redirects.clone())))
     }
 
-    fn made(limits: ClientLimits, files: &ClientFiles, names: Names, follow: Follow) -> Result<Self, ClientError> {
+    fn made(
+        limits: ClientLimits,
+        files: &ClientFiles,
+        pieces: Pieces,
+        (names, follow): (Names, Follow),
+    ) -> Result<Self, ClientError> {
         let mut tcp = HttpConnector::new_with_resolver(names);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -132,7 +156,7 @@ impl Downloader {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(limits.idle_max)
-            .http1_max_buf_size(READ_BYTES)
+            .http1_max_buf_size(pieces.read_bytes())
             .build(Timely { connector, longest: limits.connect_timeout });
         Ok(Self { client, fields: fields(HeaderMap::new()), follow })
     }
@@ -254,7 +278,7 @@ impl Download {
         further(&self.url, &self.response)
     }
 
-    /// The next bytes of its body, [`PIECE_BYTES_MAX`] at most; `None` at the end. Loses nothing when it is given up.
+    /// The next bytes of its body; `None` at the end. Loses nothing when it is given up.
     ///
     /// # Errors
     /// The connection broke, or ended before the body did.

@@ -12,7 +12,7 @@ fn limits() -> ClientLimits {
 }
 
 fn client() -> Downloader {
-    Downloader::new(limits(), &ClientFiles::default()).expect("a client")
+    Downloader::new(limits(), &ClientFiles::default(), Pieces::Large).expect("a client")
 }
 
 /// Answers each request by what `answer` makes of its target, one connection each; tells the heads that it has read.
@@ -52,21 +52,22 @@ fn nothing() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn no_piece_is_longer_than_its_bound_however_much_has_come() {
+async fn no_small_piece_is_longer_than_its_bound_however_much_has_come() {
     let length = 8 << 20;
     let (url, _heads) = serve(move |_| {
         let mut answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes();
         answer.extend((0..length).map(|at: usize| (at % 251).to_le_bytes()[0]));
         answer
     });
-    let mut download = client().get(url, &HeaderMap::new()).await.expect("an answer");
+    let client = Downloader::new(limits(), &ClientFiles::default(), Pieces::Small).expect("a client");
+    let mut download = client.get(url, &HeaderMap::new()).await.expect("an answer");
     let (mut got, mut longest) = (Vec::new(), 0);
     while let Some(piece) = download.chunk().await.expect("a body") {
         longest = longest.max(piece.len());
         got.extend_from_slice(&piece);
     }
     assert!(got.len() == length && got.iter().enumerate().all(|(at, byte)| usize::from(*byte) == at % 251));
-    assert!((PIECE_BYTES_MAX / 4..=PIECE_BYTES_MAX).contains(&longest), "the longest had {longest} bytes");
+    assert!((SMALL_PIECE_MAX / 4..=SMALL_PIECE_MAX).contains(&longest), "the longest had {longest} bytes");
 }
 
 #[tokio::test]
@@ -130,7 +131,7 @@ async fn names_that_resolve_to_addresses_within_lead_nowhere() {
     let mut named = url.clone();
     named.set_host(Some("localhost")).expect("a host");
     let redirects = |allow_private| Redirects { hosts: Vec::new(), allow_private };
-    let asking = |redirects| Downloader::redirected(limits(), None, &redirects).expect("a client");
+    let asking = |redirects| Downloader::redirected(limits(), None, Pieces::Large, &redirects).expect("a client");
     let fault = asking(redirects(false)).get(named.clone(), &HeaderMap::new()).await.expect_err("loopback only");
     assert!(matches!(fault, DownloadError::Connect(_)), "{fault:?}");
     assert_eq!(asked.try_iter().count(), 0);
