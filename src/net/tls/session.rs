@@ -61,6 +61,20 @@ impl std::fmt::Debug for Session {
     }
 }
 
+/// Length of a record's header, behind which its plaintext is copied into a buffer that begins with a page (RFC 8446, 5.1).
+const HEADER: usize = 5;
+/// Bytes that go into a record of their own, so that the rest is copied from elsewhere in its pages.
+const ASIDE: usize = 64;
+
+/// Whether records of `body`, behind so many bytes, would be copied at a quarter of the speed: `rep movsb`, by which the C library copies them, takes a processor
+/// of AMD (Zen 3 and 4) that long where the target lies up to 32 bytes further in its page than what is copied does in its own (glibc bug 30994; measured: 3.0 and 11 GB/s). All
+/// records of one call lie alike, and what is asked for from the first byte on begins with a page.
+fn is_copied_slowly(before: usize, body: &[u8]) -> bool {
+    const PAGE: usize = 4096;
+    let further = (HEADER + before).wrapping_sub(body.as_ptr().addr()) % PAGE;
+    (1..=32).contains(&further) && body.len() >= PAGE
+}
+
 fn refused(err: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, err)
 }
@@ -145,10 +159,17 @@ impl Session {
     /// # Errors
     /// The session has ended.
     pub fn encrypt(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &mut self.state {
-            State::Open(connection) => connection.writer().write_vectored(parts),
-            State::Hello(_) | State::Refused(_) => Err(io::ErrorKind::NotConnected.into()),
+        let State::Open(connection) = &mut self.state else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut writer = connection.writer();
+        if let Some((body, before)) = parts.split_last()
+            && is_copied_slowly(before.iter().map(|part| part.len()).sum(), body)
+        {
+            let (first, rest) = body.split_at(ASIDE);
+            let mut begun = before.to_vec();
+            begun.push(IoSlice::new(first));
+            return Ok(writer.write_vectored(&begun)? + writer.write(rest)?);
         }
+        writer.write_vectored(parts)
     }
 
     /// Whether something waits to go out.
@@ -217,5 +238,24 @@ fn cipher_of(suite: CipherSuite) -> Option<Cipher> {
         | Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
         | Suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => Some(Cipher::ChaCha20Poly1305),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_with_a_page_is_not_copied_as_it_lies() {
+        let memory = vec![0; 16 << 10];
+        let page = memory.as_ptr().align_offset(4096);
+        let from = |at: usize| &memory[page + at..];
+        assert!(is_copied_slowly(0, from(0)) && is_copied_slowly(0, from(4)) && is_copied_slowly(0, from(4096 - 27)));
+        // Aside, the rest lies well; and so does what follows a head.
+        assert!(!is_copied_slowly(0, from(ASIDE)) && !is_copied_slowly(300, from(0)));
+        assert!(
+            !is_copied_slowly(0, from(5)) && !is_copied_slowly(0, from(4096 - 28)) && is_copied_slowly(4096, from(0))
+        );
+        assert!(!is_copied_slowly(0, &from(0)[..4095]), "no loss, and two records for one");
     }
 }
