@@ -72,6 +72,17 @@ impl Pieces {
 /// Longest time that a connection is kept without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection may be silent before its other end is asked whether it is there, the time between two such probes, and how many go unheard
+/// (tcp(7), `TCP_KEEPIDLE`, `TCP_KEEPINTVL`, `TCP_KEEPCNT`).
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const PROBES: u32 = 3;
+
+/// How long what was sent may go unheard before the connection has failed (tcp(7), `TCP_USER_TIMEOUT`).
+const UNHEARD_MAX: Duration = Duration::from_secs(30);
+
+/// How often a request is asked again that the server says it has not begun with.
+const REFUSED_MAX: usize = 2;
+
 /// A client that asks for bytes as they are (no content coding), takes no proxy from the environment, and follows redirects as far as [`Follow`] goes.
 #[derive(Clone, Debug)]
 pub struct Downloader {
@@ -147,6 +158,11 @@ impl Downloader {
         tcp.set_nodelay(true);
         // So that one of several addresses that is dead leaves time for the others.
         tcp.set_connect_timeout(Some(limits.connect_timeout));
+        // What is dropped on the way, as by a firewall that has forgotten it, is found out.
+        tcp.set_keepalive(Some(PROBE_INTERVAL));
+        tcp.set_keepalive_interval(Some(PROBE_INTERVAL));
+        tcp.set_keepalive_retries(Some(PROBES));
+        tcp.set_tcp_user_timeout(Some(UNHEARD_MAX));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(files.outward(limits.secure)?)
             .https_or_http()
@@ -168,6 +184,9 @@ impl Downloader {
     pub async fn get(&self, url: Url, fields: &HeaderMap) -> Result<Download, DownloadError> {
         let mut url = url;
         let mut fields = fields.clone();
+        if let Some(authorization) = take_user(&mut url) {
+            fields.insert(AUTHORIZATION, authorization);
+        }
         for name in self.fields.keys() {
             // The request's own go first.
             if !fields.contains_key(name) {
@@ -176,17 +195,10 @@ impl Downloader {
                 }
             }
         }
-        if let Some(authorization) = take_user(&mut url) {
-            fields.entry(AUTHORIZATION).or_insert(authorization);
-        }
         let mut followed = 0;
         loop {
             let uri: Uri = url.as_str().parse().map_err(|err| DownloadError::Broken(Box::new(err)))?;
-            let mut request = Request::get(uri).body(Empty::new()).map_err(|err| DownloadError::Broken(err.into()))?;
-            request.headers_mut().clone_from(&fields);
-            let response = self.client.request(request).await.map_err(|err| {
-                if err.is_connect() { DownloadError::Connect(err.into()) } else { DownloadError::Broken(err.into()) }
-            })?;
+            let response = self.ask(&uri, &fields).await?;
             match further(&url, &response) {
                 Some(to) if followed < self.follow.most() && self.follow.permits(&url, &to) => url = to,
                 _ => return Ok(Download { url, response }),
@@ -194,6 +206,37 @@ impl Downloader {
             followed += 1;
         }
     }
+}
+
+impl Downloader {
+    async fn ask(&self, uri: &Uri, fields: &HeaderMap) -> Result<Response<Incoming>, DownloadError> {
+        let mut refused = 0;
+        loop {
+            let request = Request::get(uri.clone()).body(Empty::new());
+            let mut request = request.map_err(|err| DownloadError::Broken(err.into()))?;
+            request.headers_mut().clone_from(fields);
+            match self.client.request(request).await {
+                Ok(response) => return Ok(response),
+                Err(err) if refused < REFUSED_MAX && was_not_begun(&err) => refused += 1,
+                Err(err) if err.is_connect() => return Err(DownloadError::Connect(err.into())),
+                Err(err) => return Err(DownloadError::Broken(err.into())),
+            }
+        }
+    }
+}
+
+/// Whether a server of HTTP/2 has said that it has done nothing for a request, as when it closes a connection after so many (RFC 9113, 8.7).
+fn was_not_begun(err: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(err);
+    while let Some(err) = cause {
+        if let Some(err) = err.downcast_ref::<h2::Error>() {
+            let is_closing = err.is_go_away() && err.reason() == Some(h2::Reason::NO_ERROR);
+            let is_refused = err.is_reset() && err.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return err.is_remote() && (is_closing || is_refused);
+        }
+        cause = err.source();
+    }
+    false
 }
 
 impl Follow {
@@ -207,7 +250,8 @@ impl Follow {
 
     fn permits(&self, from: &Url, to: &Url) -> bool {
         match self {
-            Self::WithinOrigin => from.origin() == to.origin(),
+            // `blob:` has the origin of what it is of.
+            Self::WithinOrigin => from.origin() == to.origin() && from.scheme() == to.scheme(),
             Self::Outward(redirects) => redirects.judge(from, to).is_ok(),
         }
     }
@@ -246,7 +290,10 @@ fn take_user(url: &mut Url) -> Option<HeaderValue> {
 fn further(from: &Url, response: &Response<Incoming>) -> Option<Url> {
     let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
-    let mut to = from.join(location.to_str().ok()?).ok()?;
+    // Not all servers write addresses in ASCII.
+    let mut to = from.join(std::str::from_utf8(location.as_bytes()).ok()?).ok()?;
+    // Too long, for one.
+    to.as_str().parse::<Uri>().ok()?;
     // A source does not say who we are.
     drop(take_user(&mut to));
     Some(to)

@@ -17,18 +17,23 @@ pub fn give_way() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameters live across the call, which reads them and nothing else of ours; 0 is the calling thread.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } {
-        0 => Ok(()),
+        0 => {
+            COURTESY.set(Some(Courtesy::default()));
+            Ok(())
+        }
         _ => Err(io::Error::last_os_error()),
     }
 }
 
 /// A thread that has waited for so long to have its core back shares it with others that never sleep.
 const FULL_CORE: Duration = Duration::from_millis(20);
-/// How much longer than such a wait it does not ask again.
+/// How much longer than such a wait it does not ask again, and the longest that may be: a machine can stand still for hours.
 const PATIENCE: u32 = 10;
+const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
 thread_local! {
-    static COURTESY: Cell<Courtesy> = const { Cell::new(Courtesy { not_before: None }) };
+    /// Of a thread that gives way.
+    static COURTESY: Cell<Option<Courtesy>> = const { Cell::new(None) };
 }
 
 /// When a thread lets others go first.
@@ -45,24 +50,23 @@ impl Courtesy {
     /// It has let others go first at `then`, and has the core again `now`.
     fn after(then: Instant, now: Instant) -> Self {
         let waited = now.saturating_duration_since(then);
-        Self { not_before: (waited >= FULL_CORE).then(|| now + waited * PATIENCE) }
+        Self { not_before: (waited >= FULL_CORE).then(|| now + waited.saturating_mul(PATIENCE).min(PATIENCE_MAX)) }
     }
 }
 
-/// Gives whoever waits for the calling thread's core the chance to have it; goes on at once if nobody does.
+/// Gives whoever waits for the calling thread's core the chance to have it; goes on at once if nobody does, or if the thread does not give way.
 ///
 /// To be called every few tens of microseconds by a thread that gives way: the kernel's fair scheduler goes by what each has had of the core, also among threads
 /// that give way and others. When several of them wake at the same time as one that does not, as by a timer, those go first that have had less than their share
 /// (`pick_eevdf` in the kernel's `sched/fair.c`), and it is not asked again before they sleep, or a tick ends. Who yields loses what it is owed, which is
 /// nothing on a core that is idle at times, and most of its share on one that never is: there it is not done.
 pub fn let_others_go_first() {
+    let Some(courtesy) = COURTESY.get() else { return };
     let then = Instant::now();
-    COURTESY.with(|courtesy| {
-        if courtesy.get().is_due(then) {
-            std::thread::yield_now();
-            courtesy.set(Courtesy::after(then, Instant::now()));
-        }
-    });
+    if courtesy.is_due(then) {
+        std::thread::yield_now();
+        COURTESY.set(Some(Courtesy::after(then, Instant::now())));
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +83,10 @@ mod tests {
         };
         let before = policy();
         let inside = std::thread::spawn(move || {
+            assert!(COURTESY.get().is_none(), "no thread is polite unasked");
             give_way().expect("nobody forbids it");
+            let_others_go_first();
+            assert!(COURTESY.get().is_some());
             policy()
         });
         assert_eq!(inside.join().expect("it ends"), libc::SCHED_IDLE.to_string());
@@ -95,5 +102,7 @@ mod tests {
         let hurt = Courtesy::after(then, late);
         assert!(!hurt.is_due(late) && !hurt.is_due(late + FULL_CORE * 29));
         assert!(hurt.is_due(late + FULL_CORE * 30));
+        let ages = then + Duration::from_secs(86_400);
+        assert!(Courtesy::after(then, ages).is_due(ages + PATIENCE_MAX));
     }
 }

@@ -85,6 +85,25 @@ async fn redirects_within_the_origin_are_followed_three_times() {
 }
 
 #[tokio::test]
+async fn a_redirect_that_is_not_ascii_or_is_no_address_is_no_fault() {
+    let (url, _heads) = serve(|target| match target {
+        "/a" => redirect("/vid\u{e9}os/a.mp4"),
+        "/b" => redirect(&format!("/{}", "x".repeat(70_000))),
+        "/c" => redirect("blob:http://127.0.0.1/x"),
+        _ => nothing(),
+    });
+    let ask = async |at: &str| {
+        let client = Downloader::new(limits(), &ClientFiles::default(), Pieces::Large).expect("a client");
+        client.get(url.join(at).expect("an address"), &HeaderMap::new()).await.expect("an answer")
+    };
+    let found = ask("a").await;
+    assert_eq!((found.status(), found.url().path()), (StatusCode::OK, "/vid%C3%A9os/a.mp4"));
+    for strange in ["b", "c"] {
+        assert_eq!(ask(strange).await.status(), StatusCode::FOUND, "{strange}");
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_that_leaves_the_origin_stays_one() {
     let (other, asked) = serve(|_| nothing());
     let target = other.clone();
@@ -108,6 +127,54 @@ async fn what_an_address_says_of_a_user_goes_by_the_field_and_not_by_redirects()
     url.set_path("/");
     let away = client().get(url, &HeaderMap::new()).await.expect("an answer").leads_to();
     assert_eq!(away.expect("a redirect").as_str(), "http://127.0.0.1/");
+}
+
+/// A server of HTTP/2 that closes its connection instead of answering the first request of each but the last.
+#[tokio::test]
+async fn what_a_server_has_not_begun_with_is_asked_again() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let go_away = |last: u8, code: u8| [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, last, 0, 0, 0, code];
+    for (closings, code, answered) in [(2, 0, true), (3, 0, false), (1, 2, false)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("bound");
+        let server = tokio::spawn(async move {
+            for number in 0.. {
+                let Ok((mut stream, _)) = listener.accept().await else { return };
+                let mut came = Vec::new();
+                // The request's HEADERS: behind the preface and SETTINGS there is a frame of kind 1.
+                while !came.windows(6).any(|window| window == [1, 5, 0, 0, 0, 1]) {
+                    if stream.read_buf(&mut came).await.unwrap_or(0) == 0 {
+                        break;
+                    }
+                }
+                let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+                let answer: Vec<u8> = if number < closings {
+                    [settings.as_slice(), &go_away(0, code)].concat()
+                } else {
+                    // HEADERS that end the stream, `:status: 200`.
+                    [settings.as_slice(), &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88]].concat()
+                };
+                drop(stream.write_all(&answer).await);
+                let mut rest = [0; 1024];
+                while stream.read(&mut rest).await.unwrap_or(0) > 0 {}
+            }
+        });
+        let client = Downloader { client: prior_knowledge(), ..client() };
+        let answer = client.get(format!("http://{at}/").parse().expect("an address"), &HeaderMap::new()).await;
+        assert_eq!(answer.is_ok(), answered, "{closings} closings with code {code}: {answer:?}");
+        server.abort();
+    }
+}
+
+/// A client that speaks HTTP/2 without asking by ALPN.
+fn prior_knowledge() -> Client<Timely, Empty<Bytes>> {
+    let mut tcp = HttpConnector::new_with_resolver(Names { outward: None });
+    tcp.enforce_http(false);
+    let config = ClientFiles::default().outward(false).expect("nothing to read");
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_all_versions().wrap_connector(tcp);
+    let longest = Duration::from_secs(10);
+    Client::builder(TokioExecutor::new()).http2_only(true).build(Timely { connector, longest })
 }
 
 #[tokio::test]
