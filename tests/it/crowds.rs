@@ -93,6 +93,23 @@ fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
 }
 
 #[test]
+fn a_network_without_limits_is_no_crowd() {
+    const MANY: usize = 150;
+    let origin = Origin::start();
+    let busy = origin.publish_new(BUSY, 2, 50_000);
+    let serve = format!("connections_max = 400\n[serve.clients]\nunlimited = [\"{CROWD}/32\"]");
+    let appliance = Setup::new(&origin).workers(1).serve(&serve).environment("OCA_BUSY_AT", BUSY).start();
+    busy.assert_is(0, &appliance.get(BUSY).body);
+    let crowd: Vec<TcpStream> = (0..MANY).filter_map(|_| one_of_the_crowd(&appliance)).collect();
+    assert_eq!(crowd.len(), MANY);
+    // A quarter of all is 100: of another network some would have been refused.
+    let (open, refused) = ("oca_connections", "oca_connections_refused_total");
+    let seen = || appliance.metric(open, "") + appliance.metric(refused, "");
+    wait_until("all are seen", PATIENCE, || seen() >= MANY as f64);
+    assert_eq!(appliance.metric(refused, ""), 0.0);
+}
+
+#[test]
 fn a_client_of_many_busy_connections_comes_after_others() {
     let origin = Origin::start();
     let film = origin.publish_new("/film.mp4", 1, 100_000);

@@ -49,7 +49,8 @@ impl Default for Config {
 impl Config {
     /// Whether it matters at all who connects.
     pub(super) fn is_on(&self) -> bool {
-        self.names_networks() || self.limits()
+        // Those without limits are exempt from the worker's own rules for crowds, too.
+        self.names_networks() || self.limits() || !self.unlimited.is_empty()
     }
 
     /// Whether only some networks are served.
