@@ -124,7 +124,7 @@ impl Held {
 pub(super) async fn read(entry: &Arc<Entry>, range: ByteRange) -> Vec<u8> {
     let residency = Residency::new(&storage::Config::default()).expect("engine");
     let lease = entry.lease().await.expect("lease");
-    residency.resident(lease.slice(range).expect("there")).await.expect("read").to_vec()
+    residency.resident(lease.slice(range).expect("there"), None).await.expect("read").to_vec()
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn a_lease_outlives_eviction_and_its_space_counts_until_it_goes() {
     assert_eq!((volume.used(), volume.kept()), (2 * BLOCK, 0));
     let residency = Residency::new(&storage::Config::default()).expect("engine");
     let slice = lease.slice(ByteRange::new(0, 2 * BLOCK).expect("range")).expect("there");
-    assert_eq!(residency.resident(slice).await.expect("read"), content(2 * BLOCK));
+    assert_eq!(residency.resident(slice, None).await.expect("read"), content(2 * BLOCK));
     assert!(held.catalog.flush(Duration::from_secs(10)), "the writer of records lets go of the entry too");
     drop((lease, entry));
     assert_eq!(volume.used(), 0);

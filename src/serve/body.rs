@@ -349,11 +349,9 @@ impl Reader {
         let end = part.start() + here.min(part.len()).min(self.window);
         let slice = ByteRange::new(part.start(), end).and_then(|range| self.lease.slice(range));
         let slice = slice.ok_or(BodyError::Refused(Refusal::Withdrawn))?;
-        // What comes next is read while this is sent.
+        // Is read while this is sent.
         let next_end = end.saturating_add(self.window).min(part.end()).min(end + self.entry().available(end));
-        if let Some(next) = ByteRange::new(end, next_end).and_then(|range| self.lease.slice(range)) {
-            self.residency.prefetch(next);
-        }
-        Ok(self.residency.resident(slice).await?)
+        let next = ByteRange::new(end, next_end).and_then(|range| self.lease.slice(range));
+        Ok(self.residency.resident(slice, next).await?)
     }
 }

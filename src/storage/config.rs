@@ -20,7 +20,7 @@ pub struct Config {
     pub window: ByteCount,
     /// How cold windows are read.
     pub engine: EngineChoice,
-    /// Cold windows being read at once, over all viewers; further ones wait their turn.
+    /// Pieces of cold windows (of 256 KiB by io_uring, whole ones by threads) being read at once, over all viewers; further ones wait their turn.
     pub cold_reads_max: usize,
     /// Most wait between a block's last byte and its being durable.
     pub sync_interval: Duration,

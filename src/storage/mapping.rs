@@ -11,6 +11,7 @@
 use std::{
     fs::File,
     io,
+    num::NonZeroU64,
     ops::Range,
     sync::{
         Arc,
@@ -21,6 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
+use rustix::fs::Advice;
 
 use super::{asset_file::OpenCount, lost_pages, volume::Space};
 use crate::asset::ByteRange;
@@ -63,6 +65,15 @@ impl Mapping {
     /// Bytes mapped.
     pub fn length(&self) -> u64 {
         self.map.len() as u64
+    }
+
+    /// Has the kernel start reading `part` into its page cache, if it is not there yet (`posix_fadvise(2)`); without waiting for the disk, but
+    /// the calling thread takes the pages and hands the read over: some 20 us for 64 KiB. What becomes of it is not known here.
+    pub(super) fn advise(&self, part: ByteRange) {
+        let advised = rustix::fs::fadvise(&self.file, part.start(), NonZeroU64::new(part.len()), Advice::WillNeed);
+        if let Err(err) = advised {
+            tracing::debug!(error = %err, "advice to read is not taken");
+        }
     }
 
     /// The file below, for `sendfile(2)`.
@@ -120,17 +131,17 @@ impl Mapping {
             return false;
         }
         // Behind the end of a file that somebody cut short, the last page holds zeros.
-        if self.is_cut() || !self.is_in_memory(range) {
+        if !self.is_in_memory(range) || self.is_cut() {
             self.cold.store(cold, Ordering::Relaxed);
             return false;
         }
-        // What is in demand now will be again: the stretches around it are looked at once for all who come within that time.
         for stretch in stretches {
             let look = &self.looks[stretch];
-            if look.is_old(now, trust) {
-                let whole = stretch * STRETCH..((stretch + 1) * STRETCH).min(self.map.len());
-                let asked = range.start <= whole.start && whole.end <= range.end;
-                look.note(now, asked || self.is_in_memory(&whole));
+            let whole = stretch * STRETCH..((stretch + 1) * STRETCH).min(self.map.len());
+            if range.start <= whole.start && whole.end <= range.end {
+                look.note(now, true);
+            } else if look.is_worth_it(now, trust, range.len()) {
+                look.note(now, self.is_in_memory(&whole));
             }
         }
         true
@@ -173,23 +184,37 @@ fn found_cold(start: usize, now: u64) -> u64 {
     now << 24 | (start as u64 >> 12) & 0xff_ffff
 }
 
-/// When a stretch was last looked at, in milliseconds of the coarse clock, and in the lowest bit whether all of it was in memory.
+/// What is known of a stretch: since when, in milliseconds of the coarse clock; below that, what asking about parts of it has cost since ([`WORTH`]);
+/// and in the lowest bit whether all of it was in memory then.
 #[derive(Debug, Default)]
 struct Look(AtomicU64);
+
+const SINCE_SHIFT: u32 = 8;
+/// Cost of asking about parts of a stretch after which it is looked at as a whole, for all who come within the time of trust: about what that costs.
+/// Who reads here and there would pay for what nobody else is helped by.
+const WORTH: u64 = 16;
+/// Bytes of which the pages cost 1 to look at, of a call that itself costs 2.
+const LOOKED: usize = 64 << 10;
 
 impl Look {
     fn is_good(&self, now: u64, trust: u64) -> bool {
         let look = self.0.load(Ordering::Relaxed);
-        look & 1 == 1 && now.saturating_sub(look >> 1) < trust
+        look & 1 == 1 && now.saturating_sub(look >> SINCE_SHIFT) < trust
     }
 
-    fn is_old(&self, now: u64, trust: u64) -> bool {
+    /// Counts that the kernel was asked about `len` bytes, and tells whether the whole should be looked at now: once in the time of trust, whatever is
+    /// found. Two threads that ask at once may count as one.
+    fn is_worth_it(&self, now: u64, trust: u64, len: usize) -> bool {
         let look = self.0.load(Ordering::Relaxed);
-        look == 0 || now.saturating_sub(look >> 1) >= trust
+        let is_old = look == 0 || now.saturating_sub(look >> SINCE_SHIFT) >= trust;
+        let (since, before) = if is_old { (now, 0) } else { (look >> SINCE_SHIFT, (look & 0xff) >> 1) };
+        let cost = (before + 2 + len.div_ceil(LOOKED) as u64).min(WORTH);
+        self.0.store(since << SINCE_SHIFT | cost << 1 | u64::from(!is_old) & look & 1, Ordering::Relaxed);
+        before < WORTH && cost == WORTH
     }
 
     fn note(&self, now: u64, resident: bool) {
-        self.0.store(now << 1 | u64::from(resident), Ordering::Relaxed);
+        self.0.store(now << SINCE_SHIFT | WORTH << 1 | u64::from(resident), Ordering::Relaxed);
     }
 }
 
@@ -230,6 +255,24 @@ impl ColdSlice {
     /// Whether all its pages are in memory, as far as was seen less than `trust` ago.
     pub(super) fn is_cached(&self, trust: Duration) -> bool {
         self.mapping.is_cached(&self.range, trust)
+    }
+
+    /// Whether all its pages are in memory just now, ready to be read: asked anew. Does not see that the file ends within the last one.
+    pub(super) fn is_in_memory(&self) -> bool {
+        !self.is_lost() && self.mapping.is_in_memory(&self.range)
+    }
+
+    /// Whether pages of it were found gone.
+    pub(super) fn is_lost(&self) -> bool {
+        lost_pages::count() > 0 && lost_pages::lie_in(&self.mapping.addresses(&self.range))
+    }
+
+    /// Where it lies in its file, in pieces of `most` bytes at most.
+    pub(super) fn pieces(&self, most: u64) -> impl Iterator<Item = ByteRange> + use<> {
+        let (start, end) = (self.range.start as u64, self.range.end as u64);
+        (start..end)
+            .step_by(usize::try_from(most).unwrap_or(usize::MAX))
+            .filter_map(move |from| ByteRange::new(from, (from + most).min(end)))
     }
 
     /// Whether its bytes cannot be relied on, since somebody cut the file short or the disk lost pages of it.
@@ -292,7 +335,7 @@ impl AsRef<[u8]> for Populating {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
@@ -301,9 +344,10 @@ mod tests {
         storage::{RealDisk, Volume, VolumeConfig},
     };
 
-    const LEN: usize = 3 * STRETCH + 5000;
+    pub(in crate::storage) const LEN: usize = 3 * STRETCH + 5000;
 
-    fn mapped(dir: &std::path::Path) -> Mapping {
+    /// All 7, and in memory.
+    pub(in crate::storage) fn mapped(dir: &std::path::Path) -> Mapping {
         let config = VolumeConfig { path: dir.join("volume"), capacity: ByteCount(1 << 30) };
         let volume = Volume::open(&config, &crate::storage::Config::default(), Arc::new(RealDisk)).expect("a volume");
         let path = dir.join("asset");
@@ -314,8 +358,8 @@ mod tests {
         Mapping::new(file, LEN as u64, Arc::new(Space::of_held(volume, 0)), open).expect("mapped")
     }
 
-    fn forget(mapping: &Mapping) {
-        rustix::fs::fadvise(mapping.file(), 0, None, rustix::fs::Advice::DontNeed).expect("advice is taken");
+    pub(in crate::storage) fn forget(mapping: &Mapping) {
+        rustix::fs::fadvise(mapping.file(), 0, None, Advice::DontNeed).expect("advice is taken");
     }
 
     #[test]
@@ -323,7 +367,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let mapping = mapped(dir.path());
         let part = STRETCH + 10..STRETCH + 20_000;
-        assert!(mapping.was_cached(&part, 1000, 500), "it was just written");
+        for _ in 0..5 {
+            assert!(mapping.was_cached(&part, 1000, 500), "it was just written");
+        }
+        assert!(!mapping.looks[1].is_good(1000, 500), "few have asked for parts of it");
+        assert!(mapping.was_cached(&part, 1000, 500));
         forget(&mapping);
         if mapping.is_in_memory(&part) {
             eprintln!("SKIPPED: pages cannot be dropped here");
@@ -342,11 +390,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let mapping = mapped(dir.path());
         mapping.looks[3].note(1000, false);
-        let tail = 3 * STRETCH..LEN;
-        assert!(mapping.was_cached(&tail, 1100, 500), "the kernel says so");
-        assert!(!mapping.looks[3].is_good(1100, 500), "but not of the whole, which is not asked again so soon");
-        assert!(mapping.was_cached(&tail, 1500, 500));
-        assert!(mapping.looks[3].is_good(1500, 500));
+        let tail = 3 * STRETCH + 1..LEN;
+        for _ in 0..20 {
+            assert!(mapping.was_cached(&tail, 1499, 500), "the kernel says so");
+            assert!(!mapping.looks[3].is_good(1499, 500), "but not of the whole, which is not asked again so soon");
+        }
+        for _ in 0..6 {
+            assert!(!mapping.looks[3].is_good(1500, 500));
+            assert!(mapping.was_cached(&tail, 1500, 500));
+        }
+        assert!(mapping.looks[3].is_good(1500, 500), "many have asked");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Brings cold slices into memory before anybody reads them.
 //!
 //! check (`mincore`) -> resident: bytes at once
-//!                     -> cold: io_uring `MADV_POPULATE_READ`, or a thread of the pool -> bytes, or the disk's error as a code
+//!                     -> cold: advice by pieces, and io_uring tells when each has come -> check -> bytes
+//!                                                     pages that have not come with their piece -> io_uring `MADV_POPULATE_READ`
+//!                        or, without io_uring: a thread of the pool                                -> bytes, or the disk's error as a code
 //!
 //! Never faults on the thread that asks. Between the check and the send the kernel may take pages away again. A check is trusted for
 //! `storage.residency_trust`, since pages that somebody has just used are the last to be taken; where one is taken all the same, the
@@ -9,6 +11,7 @@
 
 use std::{
     io,
+    os::fd::{AsFd, BorrowedFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,13 +20,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    task::yield_now,
+};
 
 use super::{
     Config, EngineChoice,
-    mapping::{ColdSlice, Populating},
+    mapping::{ColdSlice, Mapping, Populating},
 };
-use crate::sys::uring::{Attendance, Ring};
+use crate::{
+    asset::ByteRange,
+    sys::uring::{Attendance, Ring},
+};
 
 /// Reads cold windows, at most so many at once.
 #[derive(Debug)]
@@ -116,57 +125,118 @@ impl Residency {
         slice.is_cached(self.trust).then(|| slice.into_bytes())
     }
 
-    /// The bytes, after waiting for the disk where needed.
+    /// The bytes, after waiting for the disk where needed. Where something has to be read, so is what of `next` is not in memory, behind it and as
+    /// far as the engine is not busy: who waits goes first.
     ///
     /// # Errors
     /// The disk could not deliver.
-    pub async fn resident(&self, slice: ColdSlice) -> Result<Bytes, ReadError> {
+    pub async fn resident(&self, slice: ColdSlice, next: Option<ColdSlice>) -> Result<Bytes, ReadError> {
         if slice.is_cached(self.trust) {
+            self.prefetch(next).await;
             return Ok(slice.into_bytes());
         }
-        if slice.is_damaged() {
-            return Err(io::Error::other("the file was cut short, or pages of it are gone").into());
-        }
         let begun = Instant::now();
-        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ReadError::Stopping)?;
-        let outcome = self.populate(slice, slot).await;
+        let outcome = match &self.engine {
+            Engine::Uring(ring) => self.read(ring, slice, next).await,
+            Engine::Threads => populate_on_thread(slice, self.slot().await?).await,
+        };
         self.waits.fetch_add(1, Ordering::Relaxed);
         self.wait_micros.fetch_add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
         outcome.map(ColdSlice::into_bytes)
     }
 
-    /// Starts reading a slice that will be wanted soon. Does nothing when the engine is busy: who waits goes first.
-    pub fn prefetch(&self, slice: ColdSlice) {
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, ReadError> {
+        Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ReadError::Stopping)
+    }
+
+    /// Starts reading a slice that will be wanted soon.
+    async fn prefetch(&self, slice: Option<ColdSlice>) {
+        let (Engine::Uring(ring), Some(slice)) = (&self.engine, slice) else { return };
         if slice.is_cached(self.trust) {
             return;
         }
-        let Engine::Uring(ring) = &self.engine else { return };
-        let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
-        if ring.populate_read(Slotted { slice: slice.into_populating(), _slot: slot }).is_ok() {
-            self.prefetches.fetch_add(1, Ordering::Relaxed);
+        for (number, piece) in slice.pieces(PIECE).enumerate() {
+            let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
+            if start(ring, &slice, piece, slot).is_err() {
+                return;
+            }
+            if number == 0 {
+                self.prefetches.fetch_add(1, Ordering::Relaxed);
+            }
+            yield_now().await;
         }
     }
 
-    async fn populate(&self, slice: ColdSlice, slot: OwnedSemaphorePermit) -> Result<ColdSlice, ReadError> {
-        let Engine::Uring(ring) = &self.engine else { return populate_on_thread(slice, slot).await };
-        let pending = ring.populate_read(Slotted { slice: slice.into_populating(), _slot: slot })?;
-        let (slotted, result) = pending.await.map_err(|_| ReadError::Stopping)?;
+    async fn read(&self, ring: &Ring, slice: ColdSlice, next: Option<ColdSlice>) -> Result<ColdSlice, ReadError> {
+        let mut reads = Vec::new();
+        for piece in slice.pieces(PIECE) {
+            // Others have their turn between two.
+            if !reads.is_empty() {
+                yield_now().await;
+            }
+            reads.push(start(ring, &slice, piece, self.slot().await?)?);
+        }
+        self.prefetch(next).await;
+        let mut failed = false;
+        for read in reads {
+            failed |= read.await.map_err(|_| ReadError::Stopping)?.is_err();
+        }
+        if !failed && slice.is_in_memory() {
+            return Ok(slice);
+        }
+        // Not all of a piece came with its last byte; populating waits for each page, and tells what is wrong with it.
+        check(&slice)?;
+        let slotted = Slotted { slice: slice.into_populating(), _slot: self.slot().await? };
+        let (slotted, result) = ring.populate_read(slotted)?.await.map_err(|_| ReadError::Stopping)?;
         result?;
         Ok(slotted.slice.into_inner())
     }
 }
 
+/// Bytes of which a thread hands the reading to the disk before it looks after others: some 80 us of work.
+const PIECE: u64 = 256 << 10;
+
+/// Has `piece` of `slice` read. What comes back does so when its last byte is there. Whether all others are, too, is not known then: somebody else
+/// may have had the last page read before, the disk may have failed for another, and what lies apart on it comes in any order.
+fn start(
+    ring: &Ring,
+    slice: &ColdSlice,
+    piece: ByteRange,
+    slot: OwnedSemaphorePermit,
+) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    slice.mapping().advise(piece);
+    ring.when_read(Started { mapping: Arc::clone(slice.mapping()), _slot: slot }, piece.end() - 1)
+}
+
+/// # Errors
+/// The slice cannot be relied on, which populating does not see.
+fn check(slice: &ColdSlice) -> io::Result<()> {
+    if slice.is_damaged() { Err(io::Error::other("the file was cut short, or pages of it are gone")) } else { Ok(()) }
+}
+
 async fn populate_on_thread(slice: ColdSlice, slot: OwnedSemaphorePermit) -> Result<ColdSlice, ReadError> {
     let populated = tokio::task::spawn_blocking(move || {
-        let result = slice.populate();
+        let result = check(&slice).and_then(|()| slice.populate());
         drop(slot);
         result.map(|()| slice)
     });
     Ok(populated.await.map_err(|_| ReadError::Stopping)??)
 }
 
-/// A slice being read, and its place among the reads: whoever stops waiting for it does not make room for more before the
-/// kernel is done.
+/// What is being read, and its place among the reads: whoever stops waiting for it does not make room for more before the kernel is
+/// done.
+struct Started {
+    mapping: Arc<Mapping>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl AsFd for Started {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.mapping.file().as_fd()
+    }
+}
+
+/// The same of a slice whose pages are waited for.
 struct Slotted {
     slice: Populating,
     _slot: OwnedSemaphorePermit,
@@ -175,5 +245,84 @@ struct Slotted {
 impl AsRef<[u8]> for Slotted {
     fn as_ref(&self) -> &[u8] {
         self.slice.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::mapping::tests::{LEN, forget, mapped},
+        *,
+    };
+
+    fn slice(mapping: &Arc<Mapping>, start: usize, end: usize) -> ColdSlice {
+        ColdSlice::new(Arc::clone(mapping), ByteRange::new(start as u64, end as u64).expect("not empty"))
+            .expect("there")
+    }
+
+    fn residency(engine: EngineChoice, cold_reads_max: usize) -> Option<Residency> {
+        Residency::new(&Config { engine, cold_reads_max, ..Config::default() })
+            .inspect_err(|err| eprintln!("SKIPPED: {err}"))
+            .ok()
+    }
+
+    const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Threads];
+
+    #[tokio::test]
+    async fn more_pieces_than_may_be_read_at_once_are_read_for_all_who_wait() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let mapping = Arc::new(mapped(dir.path()));
+        for engine in ENGINES {
+            let Some(residency) = residency(engine, 2).map(Arc::new) else { continue };
+            forget(&mapping);
+            let readers: Vec<_> = (0..6)
+                .map(|number| {
+                    let (residency, mapping) = (Arc::clone(&residency), Arc::clone(&mapping));
+                    tokio::spawn(async move {
+                        let start = number * 100_000;
+                        let next = slice(&mapping, LEN - 600_000, LEN);
+                        residency.resident(slice(&mapping, start, start + 2_000_000), Some(next)).await.expect("read")
+                    })
+                })
+                .collect();
+            for reader in readers {
+                let bytes = reader.await.expect("it ends");
+                assert!(bytes.len() == 2_000_000 && bytes.iter().all(|byte| *byte == 7));
+            }
+            assert!(slice(&mapping, 0, 2_500_000).is_in_memory(), "{engine:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slice_of_which_only_the_last_page_is_in_memory_is_read() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let mapping = Arc::new(mapped(dir.path()));
+        for engine in ENGINES {
+            let Some(residency) = residency(engine, 8) else { continue };
+            forget(&mapping);
+            slice(&mapping, 196_000, 200_000).populate().expect("read");
+            let bytes = residency.resident(slice(&mapping, 0, 200_000), None).await.expect("read");
+            assert!(bytes.iter().all(|byte| *byte == 7));
+            assert!(slice(&mapping, 0, 200_000).is_in_memory(), "{engine:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_cut_short_is_an_error() {
+        for engine in ENGINES {
+            let dir = tempfile::tempdir().expect("a scratch folder");
+            let mapping = Arc::new(mapped(dir.path()));
+            let Some(residency) = residency(engine, 8) else { continue };
+            forget(&mapping);
+            std::fs::File::options()
+                .write(true)
+                .open(dir.path().join("asset"))
+                .and_then(|file| file.set_len(150_000))
+                .expect("cut short");
+            for (start, end) in [(100_000, 200_000), (149_000, 151_000), (0, 1_000_000), (2_000_000, LEN)] {
+                let failed = residency.resident(slice(&mapping, start, end), None).await;
+                assert!(matches!(failed, Err(ReadError::Io(_))), "{engine:?}: {start}..{end}");
+            }
+        }
     }
 }

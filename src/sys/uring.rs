@@ -13,15 +13,15 @@ use std::{
     cell::RefCell,
     io,
     marker::PhantomData,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     thread::JoinHandle,
 };
 
-use io_uring::{IoUring, Probe, opcode, squeue};
+use io_uring::{IoUring, Probe, opcode, squeue, types::Fd};
 use parking_lot::Mutex;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -31,6 +31,8 @@ use tokio::{
 
 /// `MADV_POPULATE_READ`: populate page tables for reading, faulting in all pages, errors as a code (`madvise(2)`, Linux 5.14).
 const MADV_POPULATE_READ: i32 = 22;
+/// Where the kernel puts bytes that are read only to hear when they are there; nobody looks at them.
+static SINK: AtomicU8 = AtomicU8::new(0);
 /// User data of the entry that ends the completion thread; no allocation has this address.
 const STOP: u64 = 0;
 /// User data of advice, whose outcome is of no interest; no allocation has this address either.
@@ -96,16 +98,45 @@ struct Pending<K> {
     keep: K,
 }
 
+/// The same of one byte; what must stay is not given back.
+struct Reading<K> {
+    done: oneshot::Sender<io::Result<()>>,
+    keep: K,
+}
+
 /// A pending read behind a pointer that forgets what it keeps.
 trait Completion: Send {
-    fn complete(self: Box<Self>, result: io::Result<()>);
+    /// With the kernel's result: bytes, or an error's number below zero.
+    fn complete(self: Box<Self>, result: i32);
+}
+
+/// For an entry, and then for [`reclaim`].
+fn into_user_data(completion: impl Completion + 'static) -> u64 {
+    let completion: Box<Box<dyn Completion>> = Box::new(Box::new(completion));
+    Box::into_raw(completion).expose_provenance() as u64
+}
+
+fn outcome(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
 }
 
 impl<K: Send> Completion for Pending<K> {
-    fn complete(self: Box<Self>, result: io::Result<()>) {
-        let Pending { done, keep } = *self;
-        // Nobody listens any more when the viewer left or the read was a prefetch.
-        drop(done.send((keep, result)));
+    fn complete(self: Box<Self>, result: i32) {
+        let Self { done, keep } = *self;
+        // Nobody listens any more when the viewer left.
+        drop(done.send((keep, outcome(result).map(drop))));
+    }
+}
+
+impl<K: Send> Completion for Reading<K> {
+    fn complete(self: Box<Self>, result: i32) {
+        let Self { done, keep } = *self;
+        // Before anybody hears of it: it may be what they wait for.
+        drop(keep);
+        let read =
+            outcome(result).and_then(|bytes| if bytes > 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
+        // As above, or it was a prefetch.
+        drop(done.send(read));
     }
 }
 
@@ -145,6 +176,20 @@ impl Ring {
         Ok(Attendance { task: task.abort_handle(), _not_send: PhantomData })
     }
 
+    /// Tells when the byte `at` of the file `keep` is in the page cache: for who has had the kernel start reading it (`posix_fadvise(2)`), and
+    /// what lies before it. `keep` is dropped then, whether anybody listens or not.
+    ///
+    /// Costs a fraction of populating, since no thread of the kernel's is woken to fault.
+    ///
+    /// # Errors
+    /// Through the receiver: that of `read(2)`; `UnexpectedEof` where the file ends before. At once: the ring did not take the entry.
+    pub fn when_read<K>(&self, keep: K, at: u64) -> io::Result<oneshot::Receiver<io::Result<()>>>
+    where
+        K: AsFd + Send + 'static,
+    {
+        ATTENDED.with_borrow(|attended| attended.as_ref().unwrap_or(&self.shared).when_read(keep, at))
+    }
+
     /// Brings the pages of `keep` into memory. `keep` is given back with the outcome; it stays alive in the kernel's hands even
     /// when the returned receiver is dropped.
     ///
@@ -159,6 +204,21 @@ impl Ring {
 }
 
 impl Shared {
+    fn when_read<K>(&self, keep: K, at: u64) -> io::Result<oneshot::Receiver<io::Result<()>>>
+    where
+        K: AsFd + Send + 'static,
+    {
+        let read = opcode::Read::new(Fd(keep.as_fd().as_raw_fd()), SINK.as_ptr(), 1).offset(at).build();
+        let (done, outcome) = oneshot::channel();
+        let user_data = into_user_data(Reading { done, keep });
+        if let Err(err) = self.submit(&[read.user_data(user_data)]) {
+            // SAFETY: the entry was not taken, so what it would have led to is still ours alone.
+            drop(unsafe { reclaim(user_data) });
+            return Err(err);
+        }
+        Ok(outcome)
+    }
+
     fn populate_read<K>(&self, keep: K) -> io::Result<oneshot::Receiver<(K, io::Result<()>)>>
     where
         K: AsRef<[u8]> + Send + 'static,
@@ -168,14 +228,13 @@ impl Shared {
         let start = bytes.as_ptr().wrapping_sub(into_page);
         let len = i64::try_from(bytes.len() + into_page).map_err(|_| io::ErrorKind::InvalidInput)?;
         let (done, outcome) = oneshot::channel();
-        let pending: Box<Box<dyn Completion>> = Box::new(Box::new(Pending { done, keep }));
-        let user_data = Box::into_raw(pending).expose_provenance() as u64;
+        let user_data = into_user_data(Pending { done, keep });
         // A fault reads around itself as far as the device's read-ahead goes, which is megabytes where it is set for throughput: 65
         // bytes for each one wanted were seen. Advice reads what it names; populating then waits for that.
         let advice = opcode::Madvise::new(start.cast(), len, libc::MADV_WILLNEED).build().user_data(ADVICE);
         let populate = opcode::Madvise::new(start.cast(), len, MADV_POPULATE_READ).build().user_data(user_data);
         if let Err(err) = self.submit(&[advice.flags(self.advice), populate]) {
-            // SAFETY: the entry was not taken, so the pointer made above is still ours alone.
+            // SAFETY: the entry was not taken, so what it would have led to is still ours alone.
             drop(unsafe { reclaim(user_data) });
             return Err(err);
         }
@@ -184,7 +243,7 @@ impl Shared {
 }
 
 /// # Safety
-/// `user_data` must come from `Box::into_raw` in [`Ring::populate_read`] and must not have been reclaimed before.
+/// `user_data` must come from [`into_user_data`] and must not have been reclaimed before.
 unsafe fn reclaim(user_data: u64) -> Box<Box<dyn Completion>> {
     #[expect(clippy::cast_possible_truncation, reason = "addresses are as wide as usize")]
     let pointer = std::ptr::with_exposed_provenance_mut(user_data as usize);
@@ -222,9 +281,9 @@ impl Shared {
             // JUSTIFICATION: one lock and one enter per cold window, instead of a hop to the ring's own thread.
             // SAFETY: `submission` is held, and nobody else makes a submission queue, so this is the only one.
             let mut queue = unsafe { self.ring.submission_shared() };
-            // SAFETY: what the entries point to is a mapping kept alive by the `Pending` behind the last one's user data, which is
-            // reclaimed only after that one's completion (or here below, when they were not taken), and those before it are
-            // linked: they end first.
+            // SAFETY: what the entries point to is a static, or a mapping kept alive (as is a file) by the `Pending` behind the last one's user
+            // data, which is reclaimed only after that one's completion (or by the caller, when they were not taken), and those before
+            // it are linked: they end first.
             unsafe { queue.push_multiple(entries) }.map_err(|_| io::Error::from(io::ErrorKind::WouldBlock))?;
         }
         // An interrupted or refused enter leaves the entry in the queue; the kernel takes it with the next one. Only what this
@@ -264,10 +323,9 @@ impl Shared {
             if matches!(completion.user_data(), STOP | ADVICE) {
                 continue;
             }
-            // SAFETY: user data other than these comes from `populate_read`, and each completion is seen once.
+            // SAFETY: user data other than these comes from `into_user_data`, and each completion is seen once.
             let pending = unsafe { reclaim(completion.user_data()) };
-            let result = completion.result();
-            pending.complete(if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) });
+            pending.complete(completion.result());
         }
     }
 }
@@ -321,6 +379,19 @@ mod tests {
             drop(attendance);
             ATTENDED.with_borrow(|attended| assert!(attended.is_none(), "the shared one is used again"));
         });
+    }
+
+    #[test]
+    fn who_waits_for_a_byte_hears_when_it_is_there_and_when_it_never_will_be() {
+        let Ok(ring) = Ring::new(8) else { return };
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(10_000).expect("grown");
+        let file = Arc::new(file);
+        let when = |at| ring.when_read(Arc::clone(&file), at).expect("submitted").blocking_recv().expect("completed");
+        when(0).expect("there");
+        when(9_999).expect("there");
+        assert_eq!(when(10_000).expect_err("behind the end").kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(Arc::strong_count(&file), 1, "nothing is kept once it is known");
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Site {
                 Err(err) => panic!("{path} cannot be mapped: {err}"),
             };
             let slice = lease.slice(part).expect("inside");
-            bytes.extend_from_slice(&self.residency.resident(slice).await.expect("readable"));
+            bytes.extend_from_slice(&self.residency.resident(slice, None).await.expect("readable"));
         }
         Ok(bytes)
     }
