@@ -61,6 +61,8 @@ pub(super) struct Connection {
     looked: Cell<Instant>,
     /// How long it has waited for this turn until it was called; zero where it goes first.
     pub(super) waited: Cell<Duration>,
+    /// Number of the turn after its last one, of all that its worker has given, and how many before that were its own, too.
+    row: Cell<(u64, u8)>,
     /// Since when it waits for its turn; zero: it does not.
     waits_since: Cell<u64>,
     now_millis: Rc<Cell<u64>>,
@@ -119,6 +121,7 @@ impl Connection {
             account: Account::default(),
             looked: Cell::new(Instant::now()),
             waited: Cell::default(),
+            row: Cell::new((u64::MAX, 0)),
             waits_since: Cell::new(0),
             since_millis: Cell::new(now_millis.get()),
             now_millis,
@@ -167,6 +170,17 @@ impl Connection {
     pub(super) fn end_wait(&self, waited: Duration) {
         self.waits_since.set(0);
         self.waited.set(waited);
+    }
+
+    /// Its turn begins, which is that of this `number` among all of its worker.
+    pub(super) fn begin_turn(&self, number: u64) {
+        let (after, row) = self.row.get();
+        self.row.set((number + 1, if after == number { row.saturating_add(1) } else { 0 }));
+    }
+
+    /// Whether nobody else had a turn of late. Of two who always want one, each has two in a row at times.
+    pub(super) fn is_alone(&self) -> bool {
+        self.row.get().1 >= 2
     }
 
     /// Whether it has been waiting for its turn for so long that its client may have done all that it has to. Short waits excuse nobody: who
@@ -307,5 +321,28 @@ impl Connection {
         self.blocked.set(false);
         self.sent.set(self.sent.get() + count);
         self.account.got(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn who_has_three_turns_in_a_row_is_alone() {
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let connection = Connection::new((peer, 1, None), None, Metrics::new(1).worker(0), Rc::default());
+        let alone = |numbers: &[u64]| {
+            for number in numbers {
+                connection.begin_turn(*number);
+            }
+            connection.is_alone()
+        };
+        assert!(!alone(&[0, 1]));
+        assert!(alone(&[2]) && alone(&[3, 4]));
+        assert!(!alone(&[6]), "somebody else had the fifth");
+        assert!(!alone(&[7]));
+        assert!(alone(&[8]));
     }
 }

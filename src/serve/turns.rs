@@ -3,13 +3,13 @@
 //! woken -> has been served, and takes no more than others  -> polled at once
 //!       -> new, or costs more than it gets, or takes too much -> waits among those of its client -> called, client by client -> polled
 //!
-//! Who is called comes behind all who go first and are ready: one turn for all the others before the kernel is asked again who is ready, and
-//! more only where these would else get less than `serve.newcomers_percent` of the worker's time. So a crowd that costs much and gets little
-//! delays each viewer by one turn of its own, whatever its size, while a worker that has nothing else to do does nothing else.
+//! Who is called comes behind all who go first and are ready: one turn for all the others before the kernel is asked again who is ready, and more only
+//! where these would else get less than `serve.newcomers_percent` of the worker's time. So a crowd that costs much and gets little delays each viewer by
+//! one turn of its own, whatever its size.
 //!
-//! Clients take turns one after the other, one turn each, whatever it costs: what turns may cost is bounded where they are made. Who takes
-//! little goes before who always has more to do, as in FQ-CoDel (RFC 8290, 4.2). What one client takes by all of its connections is looked at too:
-//! above `serve.client_percent` of the worker's time none of them goes first, as long as anybody else wants anything.
+//! Clients take turns one after the other, one turn each: what turns may cost is bounded where they are made. Who takes little goes before who always has
+//! more to do, as in FQ-CoDel (RFC 8290, 4.2). Of a client whose connections take more than `serve.client_percent` together none goes first, as long
+//! as anybody else wants anything.
 
 use std::{
     cell::{Cell, RefCell},
@@ -40,7 +40,7 @@ const SHARES: u64 = 2;
 /// How many of a client may wait, however long.
 const CROWD: usize = 64;
 const NANOS: u64 = 1_000_000_000;
-/// What a turn of who is called is taken to last before that is known, and at least, in nanoseconds.
+/// What a turn of who is called is taken to last before that is known, and at least; in nanoseconds.
 const TURN: i64 = 100_000;
 const TURN_MIN: i64 = 2_000;
 /// Most that those who waited can be owed for time in which nobody did, in nanoseconds.
@@ -49,7 +49,7 @@ const OWED_MAX: i64 = 1_000_000;
 const CALLS_MAX: i64 = 1000;
 
 /// The turns of one worker.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Turns {
     waiting: RefCell<Waiting>,
     /// Of the task that calls, while nobody waits.
@@ -61,6 +61,8 @@ pub(super) struct Turns {
     /// The client that was called last, and whether it was another before, since that was last asked.
     client: Cell<(u128, bool)>,
     load: Cell<Load>,
+    /// Turns that were had.
+    had: Cell<u64>,
     /// What each client that is here has taken.
     clients: RefCell<HashMap<u128, Weak<Taken>>>,
     /// Nanoseconds of two windows above which a client takes too much.
@@ -114,18 +116,7 @@ fn window(connection: &Connection) -> u64 {
 
 impl Turns {
     pub(super) fn new() -> Self {
-        Self {
-            waiting: RefCell::default(),
-            caller: RefCell::default(),
-            taken: Cell::default(),
-            first: Cell::default(),
-            client: Cell::default(),
-            load: Cell::default(),
-            clients: RefCell::default(),
-            client_most: Cell::new(u64::MAX),
-            worth: Cell::new(HIT),
-            least: Cell::default(),
-        }
+        Self { client_most: Cell::new(u64::MAX), worth: Cell::new(HIT), ..Self::default() }
     }
 
     /// Whether a connection is polled whenever it is ready.
@@ -324,6 +315,7 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
         }
         let waited = ticket.take().and_then(|ticket| ticket.waited.get());
         connection.end_wait(waited.unwrap_or_default());
+        connection.begin_turn(turns.had.replace(turns.had.get() + 1));
         let polled = task.as_mut().poll(cx);
         // The end of a response has looked at the clock already.
         let ended = if connection.looked() == begun { Instant::now() } else { connection.looked() };
