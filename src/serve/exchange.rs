@@ -21,7 +21,7 @@ use super::{
 use crate::{
     sys::clock::coarse_unix_millis,
     telemetry::{
-        access_log::{Record, Ring, Words},
+        access_log::{Lines, Record, Words},
         metrics::{CacheOutcome, ClientDenial, Denial, Shed},
     },
 };
@@ -46,7 +46,7 @@ pub(super) struct Exchange {
 /// What only the access log wants to know.
 #[derive(Debug)]
 pub(super) struct Logged {
-    pub(super) ring: Arc<Ring>,
+    pub(super) lines: Arc<Lines>,
     pub(super) request_id: u64,
     pub(super) version: Version,
     /// Why it was refused.
@@ -205,6 +205,6 @@ impl Drop for Exchange {
             denied: log.denied,
             request_id: log.request_id,
         };
-        log.ring.push(record);
+        log.lines.push(&record);
     }
 }

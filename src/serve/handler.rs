@@ -32,7 +32,7 @@ use crate::{
     storage::Residency,
     sys::Clock,
     telemetry::{
-        access_log::{Ring, Words},
+        access_log::{Lines, Words},
         metrics::{CacheOutcome, Denial},
     },
 };
@@ -54,7 +54,7 @@ pub(super) struct Handler {
     /// Where URLs are signed.
     pub(super) gate: Option<Gate>,
     pub(super) clock: Clock,
-    pub(super) ring: Option<Arc<Ring>>,
+    pub(super) lines: Option<Arc<Lines>>,
     pub(super) window: u64,
     pub(super) read_ahead: u64,
     /// What this appliance is called among caches.
@@ -236,8 +236,8 @@ impl Handler {
     pub(super) fn logged(&self, version: Version, words: impl FnOnce() -> Words) -> Option<Logged> {
         let request_id = self.request_ids.get();
         self.request_ids.set(request_id.wrapping_add(1));
-        let ring = Arc::clone(self.ring.as_ref()?);
-        Some(Logged { ring, request_id, version, denied: None, words: words() })
+        let lines = Arc::clone(self.lines.as_ref()?);
+        Some(Logged { lines, request_id, version, denied: None, words: words() })
     }
 
     async fn answer(&self, asked: &AssetRequest, headers: &HeaderMap, connection: &Rc<Connection>) -> Answer {

@@ -172,7 +172,7 @@ pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<
         let metrics = on.metrics.worker(number);
         let offered = offering.worker();
         let (catalog, residency, clock) = (Arc::clone(&on.catalog), Arc::clone(&on.residency), on.clock.clone());
-        let (ring, identity) = (on.access_log.ring(number), Arc::clone(&on.identity));
+        let (lines, identity) = (on.access_log.lines(number), Arc::clone(&on.identity));
         let pulse = Arc::<AtomicU64>::default();
         pulses.push(Arc::clone(&pulse));
         let tls = on.renewal.as_ref().map(|renewal| renewal.server());
@@ -185,7 +185,8 @@ pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<
             }
             // Ids of different workers do not meet.
             let request_ids = Rc::new(Cell::new((number as u64) << 48));
-            let maker = Maker { catalog, residency, clock, ring, identity, metrics: Arc::clone(&metrics), request_ids };
+            let maker =
+                Maker { catalog, residency, clock, lines, identity, metrics: Arc::clone(&metrics), request_ids };
             Worker { listeners, offered, maker, metrics, open, phase, tls, workers, epoch, pulse }.run()
         };
         threads.push(std::thread::Builder::new().name(format!("oca-worker-{number}")).spawn(run)?);

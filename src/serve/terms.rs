@@ -25,7 +25,7 @@ use crate::{
     catalog::Catalog,
     storage::Residency,
     sys::Clock,
-    telemetry::{access_log::Ring, metrics::WorkerMetrics},
+    telemetry::{access_log::Lines, metrics::WorkerMetrics},
 };
 
 /// What may change while viewers are served.
@@ -131,7 +131,7 @@ pub(super) struct Maker {
     pub(super) catalog: Arc<Catalog>,
     pub(super) residency: Arc<Residency>,
     pub(super) clock: Clock,
-    pub(super) ring: Option<Arc<Ring>>,
+    pub(super) lines: Option<Arc<Lines>>,
     pub(super) identity: Arc<str>,
     pub(super) metrics: Arc<WorkerMetrics>,
     /// Goes on from handler to handler.
@@ -153,7 +153,7 @@ impl Maker {
             catalog: Arc::clone(&self.catalog),
             residency: Arc::clone(&self.residency),
             clock: self.clock.clone(),
-            ring: self.ring.clone(),
+            lines: self.lines.clone(),
             window: terms.window,
             read_ahead: terms.read_ahead.max(terms.window),
             identity: Arc::clone(&self.identity),

@@ -1,6 +1,6 @@
 //! What is seen of the appliance: counters, the access log, messages.
 //!
-//! counters (written by everyone, without a lock) -> metrics (read at scrape) ; access_log: ring per worker -> writer thread
+//! counters (written by everyone, without a lock) -> metrics (read at scrape) ; access_log: lines of each worker -> writer thread
 //!
 //! Nothing here can slow a worker: counters are cells of its own, a log line that finds its ring full is dropped and counted.
 
