@@ -322,12 +322,6 @@ impl AsRef<[u8]> for Resident {
 /// A slice in the kernel's hands. Its address is taken; its bytes are not read by us.
 pub(super) struct Populating(ColdSlice);
 
-impl Populating {
-    pub(super) fn into_inner(self) -> ColdSlice {
-        self.0
-    }
-}
-
 impl AsRef<[u8]> for Populating {
     fn as_ref(&self) -> &[u8] {
         &self.0.mapping.map[self.0.range.clone()]
@@ -416,7 +410,7 @@ pub(super) mod tests {
         slice(10).populate().expect("read");
         if let Ok(ring) = crate::sys::uring::Ring::new(8) {
             let read = ring.populate_read(slice(20).into_populating()).expect("submitted").blocking_recv();
-            read.expect("completed").1.expect("read");
+            read.expect("completed").expect("read");
         } else {
             slice(20).populate().expect("read");
         }

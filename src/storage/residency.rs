@@ -1,9 +1,9 @@
 //! Brings cold slices into memory before anybody reads them.
 //!
 //! check (`mincore`) -> resident: bytes at once
-//!                     -> cold: advice by pieces, and io_uring tells when each has come -> check -> bytes
-//!                                                     pages that have not come with their piece -> io_uring `MADV_POPULATE_READ`
-//!                        or, without io_uring: a thread of the pool                                -> bytes, or the disk's error as a code
+//!                   -> cold: each piece: advice, and io_uring tells when it has come -> check -> bytes
+//!                            its pages have not all come, or the disk's queue is full -> io_uring `MADV_POPULATE_READ` -> bytes, or the disk's error as a code
+//!                            without io_uring: a thread of the pool                                                    -> the same
 //!
 //! Never faults on the thread that asks. Between the check and the send the kernel may take pages away again. A check is trusted for
 //! `storage.residency_trust`, since pages that somebody has just used are the last to be taken; where one is taken all the same, the
@@ -12,16 +12,17 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::yield_now,
 };
 
@@ -31,7 +32,10 @@ use super::{
 };
 use crate::{
     asset::ByteRange,
-    sys::uring::{Attendance, Ring},
+    sys::{
+        disk_queue,
+        uring::{Attendance, Outcome, Ring},
+    },
 };
 
 /// Reads cold windows, at most so many at once.
@@ -41,6 +45,9 @@ pub struct Residency {
     trust: Duration,
     slots: Arc<Semaphore>,
     slots_max: usize,
+    /// Pieces that may be handed to the disk by the threads that ask, at once, and how many are.
+    advised_max: usize,
+    advised: Arc<AtomicUsize>,
     waits: AtomicU64,
     wait_micros: AtomicU64,
     prefetches: AtomicU64,
@@ -87,6 +94,8 @@ impl Residency {
             trust: config.residency_trust,
             slots: Arc::new(Semaphore::new(config.cold_reads_max)),
             slots_max: config.cold_reads_max,
+            advised_max: config.volumes.iter().map(|volume| advised_max(&volume.path)).min().unwrap_or(ADVISED),
+            advised: Arc::default(),
             waits: AtomicU64::new(0),
             wait_micros: AtomicU64::new(0),
             prefetches: AtomicU64::new(0),
@@ -157,7 +166,7 @@ impl Residency {
         }
         for (number, piece) in slice.pieces(PIECE).enumerate() {
             let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() else { return };
-            if start(ring, &slice, piece, slot).is_err() {
+            if self.start(ring, &slice, piece, slot).is_err() {
                 return;
             }
             if number == 0 {
@@ -174,7 +183,7 @@ impl Residency {
             if !reads.is_empty() {
                 yield_now().await;
             }
-            reads.push(start(ring, &slice, piece, self.slot().await?)?);
+            reads.push(self.start(ring, &slice, piece, self.slot().await?)?);
         }
         self.prefetch(next).await;
         let mut failed = false;
@@ -186,27 +195,52 @@ impl Residency {
         }
         // Not all of a piece came with its last byte; populating waits for each page, and tells what is wrong with it.
         check(&slice)?;
-        let slotted = Slotted { slice: slice.into_populating(), _slot: self.slot().await? };
-        let (slotted, result) = ring.populate_read(slotted)?.await.map_err(|_| ReadError::Stopping)?;
-        result?;
-        Ok(slotted.slice.into_inner())
+        let slotted = Slotted { slice: slice.clone().into_populating(), _slot: self.slot().await? };
+        ring.populate_read(slotted)?.await.map_err(|_| ReadError::Stopping)??;
+        Ok(slice)
     }
+
+    /// Has `piece` of `slice` read. What comes back does so when its last byte is there. Whether all others are, too, is not known then: somebody else
+    /// may have had the last page read before, the disk may have failed for another, and what lies apart on it comes in any order.
+    fn start(
+        &self,
+        ring: &Ring,
+        slice: &ColdSlice,
+        piece: ByteRange,
+        slot: OwnedSemaphorePermit,
+    ) -> io::Result<Outcome> {
+        let mapping = Arc::clone(slice.mapping());
+        let advised = Advised(Arc::clone(&self.advised));
+        if advised.0.fetch_add(1, Ordering::Relaxed) >= self.advised_max {
+            // Whoever handed it over would wait for a place in the disk's queue: the kernel's threads do.
+            let piece = ColdSlice::new(mapping, piece).ok_or(io::ErrorKind::InvalidInput)?;
+            check(&piece)?;
+            return ring.populate_read(Slotted { slice: piece.into_populating(), _slot: slot });
+        }
+        mapping.advise(piece);
+        ring.when_read(Started { mapping, _slot: slot, _advised: advised }, piece.end() - 1)
+    }
+}
+
+/// Counts while a piece is on its way.
+struct Advised(Arc<AtomicUsize>);
+
+impl Drop for Advised {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The same where nothing says what the disk's queue holds: half of the 64 that it has where the disk itself takes 32.
+const ADVISED: usize = 32;
+
+/// Pieces that are handed to a disk by the threads that ask: half of what its queue holds, which is not theirs alone.
+fn advised_max(path: &Path) -> usize {
+    disk_queue::room(path, PIECE).map_or(ADVISED, |room| room / 2)
 }
 
 /// Bytes of which a thread hands the reading to the disk before it looks after others: some 80 us of work.
 const PIECE: u64 = 256 << 10;
-
-/// Has `piece` of `slice` read. What comes back does so when its last byte is there. Whether all others are, too, is not known then: somebody else
-/// may have had the last page read before, the disk may have failed for another, and what lies apart on it comes in any order.
-fn start(
-    ring: &Ring,
-    slice: &ColdSlice,
-    piece: ByteRange,
-    slot: OwnedSemaphorePermit,
-) -> io::Result<oneshot::Receiver<io::Result<()>>> {
-    slice.mapping().advise(piece);
-    ring.when_read(Started { mapping: Arc::clone(slice.mapping()), _slot: slot }, piece.end() - 1)
-}
 
 /// # Errors
 /// The slice cannot be relied on, which populating does not see.
@@ -228,6 +262,7 @@ async fn populate_on_thread(slice: ColdSlice, slot: OwnedSemaphorePermit) -> Res
 struct Started {
     mapping: Arc<Mapping>,
     _slot: OwnedSemaphorePermit,
+    _advised: Advised,
 }
 
 impl AsFd for Started {
@@ -266,14 +301,17 @@ mod tests {
             .ok()
     }
 
-    const ENGINES: [EngineChoice; 2] = [EngineChoice::Uring, EngineChoice::Threads];
+    const WAYS: [(EngineChoice, usize); 4] =
+        [(EngineChoice::Uring, 100), (EngineChoice::Uring, 1), (EngineChoice::Uring, 0), (EngineChoice::Threads, 0)];
 
     #[tokio::test]
     async fn more_pieces_than_may_be_read_at_once_are_read_for_all_who_wait() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let mapping = Arc::new(mapped(dir.path()));
-        for engine in ENGINES {
-            let Some(residency) = residency(engine, 2).map(Arc::new) else { continue };
+        for (engine, advised_max) in WAYS {
+            let Some(residency) = residency(engine, 2).map(|made| Arc::new(Residency { advised_max, ..made })) else {
+                continue;
+            };
             forget(&mapping);
             let readers: Vec<_> = (0..6)
                 .map(|number| {
@@ -294,11 +332,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_on_its_way_is_counted_until_it_has_come_whether_anybody_waits_or_not() {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        let mapping = Arc::new(mapped(dir.path()));
+        let Some(residency) = residency(EngineChoice::Uring, 4) else { return };
+        forget(&mapping);
+        {
+            let reading = std::pin::pin!(residency.resident(slice(&mapping, 0, 200_000), None));
+            assert!(futures_util::poll!(reading).is_pending() || slice(&mapping, 0, 200_000).is_in_memory());
+        }
+        residency.resident(slice(&mapping, 1 << 20, LEN), None).await.expect("read");
+        let all = residency.slots.acquire_many(4).await.expect("all come back");
+        assert_eq!(residency.advised.load(Ordering::Relaxed), 0);
+        drop(all);
+    }
+
+    #[tokio::test]
     async fn a_slice_of_which_only_the_last_page_is_in_memory_is_read() {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let mapping = Arc::new(mapped(dir.path()));
-        for engine in ENGINES {
-            let Some(residency) = residency(engine, 8) else { continue };
+        for (engine, advised_max) in WAYS {
+            let Some(residency) = residency(engine, 8).map(|made| Residency { advised_max, ..made }) else { continue };
             forget(&mapping);
             slice(&mapping, 196_000, 200_000).populate().expect("read");
             let bytes = residency.resident(slice(&mapping, 0, 200_000), None).await.expect("read");
@@ -309,10 +363,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_was_cut_short_is_an_error() {
-        for engine in ENGINES {
+        for (engine, advised_max) in WAYS {
             let dir = tempfile::tempdir().expect("a scratch folder");
             let mapping = Arc::new(mapped(dir.path()));
-            let Some(residency) = residency(engine, 8) else { continue };
+            let Some(residency) = residency(engine, 8).map(|made| Residency { advised_max, ..made }) else { continue };
             forget(&mapping);
             std::fs::File::options()
                 .write(true)

@@ -1,8 +1,9 @@
-//! The machine below: time, phases of a life, cores and who gives way on them, what the kernel knows of a socket, files that change, the ring to the kernel, and
+//! The machine below: time, phases of a life, cores and who gives way on them, what the kernel knows of a socket and of a disk, files that change, the ring to the kernel, and
 //! what this process may still do.
 
 pub mod affinity;
 pub mod clock;
+pub mod disk_queue;
 pub mod kernel_tls;
 pub mod phase;
 pub mod priority;

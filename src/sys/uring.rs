@@ -92,16 +92,15 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// What waits for one completion: whom to tell, and what must stay mapped until then.
-struct Pending<K> {
-    done: oneshot::Sender<(K, io::Result<()>)>,
-    keep: K,
-}
+/// What became of a read, once it is known.
+pub type Outcome = oneshot::Receiver<io::Result<()>>;
 
-/// The same of one byte; what must stay is not given back.
-struct Reading<K> {
+/// What waits for one completion: whom to tell, and what must stay open or mapped until then.
+struct Pending<K> {
     done: oneshot::Sender<io::Result<()>>,
     keep: K,
+    /// That were asked for.
+    bytes: i32,
 }
 
 /// A pending read behind a pointer that forgets what it keeps.
@@ -116,27 +115,18 @@ fn into_user_data(completion: impl Completion + 'static) -> u64 {
     Box::into_raw(completion).expose_provenance() as u64
 }
 
-fn outcome(result: i32) -> io::Result<i32> {
-    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
-}
-
 impl<K: Send> Completion for Pending<K> {
     fn complete(self: Box<Self>, result: i32) {
-        let Self { done, keep } = *self;
-        // Nobody listens any more when the viewer left.
-        drop(done.send((keep, outcome(result).map(drop))));
-    }
-}
-
-impl<K: Send> Completion for Reading<K> {
-    fn complete(self: Box<Self>, result: i32) {
-        let Self { done, keep } = *self;
-        // Before anybody hears of it: it may be what they wait for.
+        let Self { done, keep, bytes } = *self;
+        // Before anybody hears of it: what it holds may be what they wait for.
         drop(keep);
-        let read =
-            outcome(result).and_then(|bytes| if bytes > 0 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
-        // As above, or it was a prefetch.
-        drop(done.send(read));
+        let result = match result {
+            error if error < 0 => Err(io::Error::from_raw_os_error(-error)),
+            less if less < bytes => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        };
+        // Nobody listens any more when the viewer left or the read was a prefetch.
+        drop(done.send(result));
     }
 }
 
@@ -177,25 +167,24 @@ impl Ring {
     }
 
     /// Tells when the byte `at` of the file `keep` is in the page cache: for who has had the kernel start reading it (`posix_fadvise(2)`), and
-    /// what lies before it. `keep` is dropped then, whether anybody listens or not.
+    /// what lies before it. `keep` stays open until then, whether anybody listens or not.
     ///
     /// Costs a fraction of populating, since no thread of the kernel's is woken to fault.
     ///
     /// # Errors
     /// Through the receiver: that of `read(2)`; `UnexpectedEof` where the file ends before. At once: the ring did not take the entry.
-    pub fn when_read<K>(&self, keep: K, at: u64) -> io::Result<oneshot::Receiver<io::Result<()>>>
+    pub fn when_read<K>(&self, keep: K, at: u64) -> io::Result<Outcome>
     where
         K: AsFd + Send + 'static,
     {
         ATTENDED.with_borrow(|attended| attended.as_ref().unwrap_or(&self.shared).when_read(keep, at))
     }
 
-    /// Brings the pages of `keep` into memory. `keep` is given back with the outcome; it stays alive in the kernel's hands even
-    /// when the returned receiver is dropped.
+    /// Brings the pages of `keep` into memory. `keep` stays alive until that is done, whether anybody listens or not.
     ///
     /// # Errors
     /// Through the receiver: `EFAULT` or `EIO` where the disk could not deliver a page. At once: the ring did not take the entry.
-    pub fn populate_read<K>(&self, keep: K) -> io::Result<oneshot::Receiver<(K, io::Result<()>)>>
+    pub fn populate_read<K>(&self, keep: K) -> io::Result<Outcome>
     where
         K: AsRef<[u8]> + Send + 'static,
     {
@@ -204,13 +193,13 @@ impl Ring {
 }
 
 impl Shared {
-    fn when_read<K>(&self, keep: K, at: u64) -> io::Result<oneshot::Receiver<io::Result<()>>>
+    fn when_read<K>(&self, keep: K, at: u64) -> io::Result<Outcome>
     where
         K: AsFd + Send + 'static,
     {
         let read = opcode::Read::new(Fd(keep.as_fd().as_raw_fd()), SINK.as_ptr(), 1).offset(at).build();
         let (done, outcome) = oneshot::channel();
-        let user_data = into_user_data(Reading { done, keep });
+        let user_data = into_user_data(Pending { done, keep, bytes: 1 });
         if let Err(err) = self.submit(&[read.user_data(user_data)]) {
             // SAFETY: the entry was not taken, so what it would have led to is still ours alone.
             drop(unsafe { reclaim(user_data) });
@@ -219,7 +208,7 @@ impl Shared {
         Ok(outcome)
     }
 
-    fn populate_read<K>(&self, keep: K) -> io::Result<oneshot::Receiver<(K, io::Result<()>)>>
+    fn populate_read<K>(&self, keep: K) -> io::Result<Outcome>
     where
         K: AsRef<[u8]> + Send + 'static,
     {
@@ -228,7 +217,7 @@ impl Shared {
         let start = bytes.as_ptr().wrapping_sub(into_page);
         let len = i64::try_from(bytes.len() + into_page).map_err(|_| io::ErrorKind::InvalidInput)?;
         let (done, outcome) = oneshot::channel();
-        let user_data = into_user_data(Pending { done, keep });
+        let user_data = into_user_data(Pending { done, keep, bytes: 0 });
         // A fault reads around itself as far as the device's read-ahead goes, which is megabytes where it is set for throughput: 65
         // bytes for each one wanted were seen. Advice reads what it names; populating then waits for that.
         let advice = opcode::Madvise::new(start.cast(), len, libc::MADV_WILLNEED).build().user_data(ADVICE);
@@ -346,16 +335,25 @@ impl Drop for Ring {
 mod tests {
     use super::*;
 
+    #[derive(Clone)]
+    struct Shown(Arc<Vec<u8>>);
+
+    impl AsRef<[u8]> for Shown {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
     #[test]
-    fn pages_of_a_buffer_are_populated_and_the_buffer_comes_back() {
+    fn pages_of_a_buffer_are_populated_and_the_buffer_is_let_go_of() {
         let Ok(ring) = Ring::new(8) else {
             println!("skipped: this kernel has no io_uring for us");
             return;
         };
-        let outcome = ring.populate_read(vec![7_u8; 100_000]).expect("submitted");
-        let (buffer, result) = outcome.blocking_recv().expect("completed");
-        result.expect("populated");
-        assert_eq!(buffer.len(), 100_000);
+        let buffer = Shown(Arc::new(vec![7_u8; 100_000]));
+        let outcome = ring.populate_read(buffer.clone()).expect("submitted");
+        outcome.blocking_recv().expect("completed").expect("populated");
+        assert_eq!(Arc::strong_count(&buffer.0), 1, "nothing is kept once it is known");
     }
 
     #[test]
@@ -372,9 +370,7 @@ mod tests {
             let attendance = Ring::attend(8).expect("as the other one");
             let reads: Vec<_> = (0..6).map(|_| ring.populate_read(vec![7_u8; 100_000]).expect("submitted")).collect();
             for read in reads {
-                let (buffer, result) = read.await.expect("completed");
-                result.expect("populated");
-                assert_eq!(buffer.len(), 100_000);
+                read.await.expect("completed").expect("populated");
             }
             drop(attendance);
             ATTENDED.with_borrow(|attended| assert!(attended.is_none(), "the shared one is used again"));
