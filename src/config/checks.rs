@@ -338,6 +338,12 @@ fn check_bounds(config: &Config, reading: &Reading) {
     ] {
         fault(count == 0, key, format!("{key} is 0, so that nothing would ever work"), "at least 1");
     }
+    fault(
+        storage.cold_reads_max > crate::sys::uring::IN_FLIGHT_MOST,
+        "storage.cold_reads_max",
+        "no ring of the kernel's has room for so many reads at once".into(),
+        "at most 4096",
+    );
     for (key, time) in [
         ("serve.header_timeout", serve.header_timeout),
         ("serve.idle_timeout", serve.idle_timeout),

@@ -335,6 +335,13 @@ fn signing_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn more_cold_reads_than_a_ring_has_room_for_are_refused() {
+    let with = |count: u32| smallest("", &format!("[storage]\ncold_reads_max = {count}"));
+    assert!(faults(&with(4097)).contains("at most 4096"));
+    assert!(Config::parse("oca.toml", &with(4096), MACHINE).is_ok());
+}
+
+#[test]
 fn limits_of_health_that_cannot_be_are_refused() {
     for (line, expected) in [
         ("calm_percent = 0", "1 to 100"),

@@ -101,7 +101,7 @@ impl Mapping {
             return false;
         }
         match u64::try_from(trust.as_millis()).unwrap_or(u64::MAX) {
-            0 => self.is_in_memory(range),
+            0 => self.is_in_memory(range) && !self.is_cut(),
             trust => self.was_cached(range, coarse_millis(), trust),
         }
     }

@@ -2,10 +2,10 @@
 //!
 //! check (`mincore`) -> resident: bytes at once
 //!                   -> cold: each piece: advice, and io_uring tells when it has come -> check -> bytes
-//!                            its pages have not all come, or the disk's queue is full -> io_uring `MADV_POPULATE_READ` -> bytes, or the disk's error as a code
-//!                            without io_uring: a thread of the pool                                                    -> the same
+//!                            where the disk's queue is full: io_uring `MADV_POPULATE_READ` -> check -> bytes
+//!                            where not all has come so, or there is no io_uring: a thread of the pool -> bytes, or the disk's error as a code
 //!
-//! Never faults on the thread that asks. Between the check and the send the kernel may take pages away again. A check is trusted for
+//! Never waits for a disk on the thread that asks, which hands reads over as long as the disk's queue has room. Between the check and the send the kernel may take pages away again. A check is trusted for
 //! `storage.residency_trust`, since pages that somebody has just used are the last to be taken; where one is taken all the same, the
 //! worker waits for the disk once, and its major faults and block reads say so.
 
@@ -177,27 +177,27 @@ impl Residency {
     }
 
     async fn read(&self, ring: &Ring, slice: ColdSlice, next: Option<ColdSlice>) -> Result<ColdSlice, ReadError> {
-        let mut reads = Vec::new();
+        let (mut reads, mut failed) = (Vec::new(), false);
         for piece in slice.pieces(PIECE) {
             // Others have their turn between two.
             if !reads.is_empty() {
                 yield_now().await;
             }
-            reads.push(self.start(ring, &slice, piece, self.slot().await?)?);
+            match self.start(ring, &slice, piece, self.slot().await?) {
+                Ok(read) => reads.push(read),
+                Err(_) => failed = true,
+            }
         }
         self.prefetch(next).await;
-        let mut failed = false;
         for read in reads {
             failed |= read.await.map_err(|_| ReadError::Stopping)?.is_err();
         }
         if !failed && slice.is_in_memory() {
             return Ok(slice);
         }
-        // Not all of a piece came with its last byte; populating waits for each page, and tells what is wrong with it.
-        check(&slice)?;
-        let slotted = Slotted { slice: slice.clone().into_populating(), _slot: self.slot().await? };
-        ring.populate_read(slotted)?.await.map_err(|_| ReadError::Stopping)??;
-        Ok(slice)
+        // Not all of a piece came with its last byte, or the ring failed, which is no fault of the disk's. A thread waits for each page, and tells
+        // what is wrong with it.
+        populate_on_thread(slice, self.slot().await?).await
     }
 
     /// Has `piece` of `slice` read. What comes back does so when its last byte is there. Whether all others are, too, is not known then: somebody else
@@ -245,7 +245,9 @@ const PIECE: u64 = 256 << 10;
 /// # Errors
 /// The slice cannot be relied on, which populating does not see.
 fn check(slice: &ColdSlice) -> io::Result<()> {
-    if slice.is_damaged() { Err(io::Error::other("the file was cut short, or pages of it are gone")) } else { Ok(()) }
+    // The file's loss, or somebody's fault, and not known to be its disk's.
+    let damaged = || io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut short, or pages of it are gone");
+    if slice.is_damaged() { Err(damaged()) } else { Ok(()) }
 }
 
 async fn populate_on_thread(slice: ColdSlice, slot: OwnedSemaphorePermit) -> Result<ColdSlice, ReadError> {
@@ -363,10 +365,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_was_cut_short_is_an_error() {
-        for (engine, advised_max) in WAYS {
+        for ((engine, advised_max), trust) in WAYS.into_iter().flat_map(|way| [(way, 0), (way, 1000)]) {
             let dir = tempfile::tempdir().expect("a scratch folder");
             let mapping = Arc::new(mapped(dir.path()));
             let Some(residency) = residency(engine, 8).map(|made| Residency { advised_max, ..made }) else { continue };
+            // Of a part that stays in memory behind the end, too.
+            let residency = Residency { trust: Duration::from_millis(trust), ..residency };
             forget(&mapping);
             std::fs::File::options()
                 .write(true)
@@ -375,7 +379,10 @@ mod tests {
                 .expect("cut short");
             for (start, end) in [(100_000, 200_000), (149_000, 151_000), (0, 1_000_000), (2_000_000, LEN)] {
                 let failed = residency.resident(slice(&mapping, start, end), None).await;
-                assert!(matches!(failed, Err(ReadError::Io(_))), "{engine:?}: {start}..{end}");
+                // Not the disk's: its volume does not fail by it.
+                let is_cut = matches!(&failed, Err(ReadError::Io(err)) if err.kind() == io::ErrorKind::UnexpectedEof);
+                assert!(is_cut, "{engine:?}: {start}..{end}: {failed:?}");
+                assert!(residency.resident_now(slice(&mapping, start, end)).is_none());
             }
         }
     }

@@ -38,6 +38,9 @@ const STOP: u64 = 0;
 /// User data of advice, whose outcome is of no interest; no allocation has this address either.
 const ADVICE: u64 = 1;
 
+/// Reads at once that a ring has room for at most; its completions have twice as much.
+pub const IN_FLIGHT_MOST: usize = 4096;
+
 thread_local! {
     /// The ring whose completions the loop of this thread takes.
     static ATTENDED: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
@@ -242,7 +245,8 @@ unsafe fn reclaim(user_data: u64) -> Box<Box<dyn Completion>> {
 
 impl Shared {
     fn new(in_flight_max: usize) -> io::Result<Self> {
-        let entries = u32::try_from(in_flight_max.clamp(8, 4096).next_power_of_two()).unwrap_or(4096);
+        let entries = in_flight_max.clamp(8, IN_FLIGHT_MOST).next_power_of_two();
+        let entries = u32::try_from(entries).map_err(|_| io::ErrorKind::InvalidInput)?;
         let ring = IoUring::builder().setup_cqsize(entries * 2).build(entries)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
@@ -277,12 +281,18 @@ impl Shared {
         }
         // An interrupted or refused enter leaves the entry in the queue; the kernel takes it with the next one. Only what this
         // process could never repair is left, and there the entry has to stay alive too: so the result is no failure of ours.
-        while let Err(err) = self.ring.submit() {
-            if !matches!(err.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) {
-                tracing::error!(error = %err, "io_uring does not take submissions");
-                break;
+        loop {
+            match self.ring.submit() {
+                // It may take fewer than there are.
+                // SAFETY: as above, `submission` is held.
+                Ok(_) if unsafe { self.ring.submission_shared() }.is_empty() => break,
+                Ok(_) => {}
+                Err(err) if !matches!(err.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {
+                    tracing::error!(error = %err, "io_uring does not take submissions");
+                    break;
+                }
+                Err(_) => std::thread::yield_now(),
             }
-            std::thread::yield_now();
         }
         Ok(())
     }

@@ -59,9 +59,11 @@ impl Lines {
     pub fn push(&self, record: &Record) {
         let mut text = self.text.lock();
         let before = text.len();
-        // Whether it fits is known when it is written.
-        write_line(&mut text, record, self.format);
-        if text.len() > self.bytes_max {
+        // Whether it fits is known when it is written; that nothing does, before.
+        if before < self.bytes_max {
+            write_line(&mut text, record, self.format);
+        }
+        if before >= self.bytes_max || text.len() > self.bytes_max {
             text.truncate(before);
             drop(text);
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -287,6 +289,9 @@ mod tests {
         let text = String::from_utf8(lines.text.lock().clone()).expect("text");
         let dropped = lines.dropped.load(Ordering::Relaxed);
         assert_eq!(text.lines().count() as u64 + dropped, 1000);
+        lines.text.lock().resize(40 * LINE_BYTES, b' ');
+        lines.push(&record("/"));
+        assert_eq!((lines.text.lock().len(), lines.dropped.load(Ordering::Relaxed)), (40 * LINE_BYTES, dropped + 1));
         assert!(text.len() <= 40 * LINE_BYTES && text.len() > 39 * LINE_BYTES && text.ends_with("}\n"));
         // The longest has room in the shortest queue, and is not cut.
         let lines = Lines::new(&AccessConfig { path: None, format: AccessFormat::Json, queue_max: 1 });

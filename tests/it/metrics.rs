@@ -191,6 +191,12 @@ fn ordinary_days(looks: &mut Looks) {
         }
         appliance.metric("oca_touches_dropped_total", "") > 0.0
     });
+    // Lines are as long as their targets, and the shortest queue has room for the longest of all.
+    let heads = format!("HEAD /film0.mp4?{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(400)).repeat(100);
+    wait_until("lines of the log are dropped", PATIENCE, || {
+        drop(appliance.connect().try_send(heads.as_bytes()));
+        appliance.metric("oca_access_log_dropped_total", "") > 0.0
+    });
     let etag = appliance.get("/film0.mp4").field("etag").expect("the origin gives one").to_owned();
     let mut client = appliance.connect();
     assert_eq!(client.range("/film0.mp4", "bytes=5-9").status(), 206);

@@ -235,6 +235,8 @@ pub(crate) fn reports_of_every_kind(looks: &mut Looks) {
         ))
         .start();
     looks.look(&appliance);
+    let delivered = || appliance.metric("oca_steering_delivered_seconds", "");
+    let at_first = delivered();
     fetch(&appliance, &origin, &["/a.mp4"]);
     replace(&clients, "192.0.2.0/24\n");
     for outcome in ["delivered", "garbage", "refused", "failed"] {
@@ -246,5 +248,6 @@ pub(crate) fn reports_of_every_kind(looks: &mut Looks) {
             .iter()
             .all(|name| appliance.metric(name, "") > 0.0)
     });
+    wait_until("one is delivered in another second", PATIENCE, || delivered() > at_first);
     looks.look(&appliance);
 }

@@ -1,7 +1,6 @@
 //! One line of the access log: what it says of a response, and how.
 
 use std::{
-    borrow::Cow,
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
@@ -71,10 +70,6 @@ impl Words {
         let end = usize::from(self.ends[at]?);
         let start = self.ends[..at].iter().rev().find_map(|end| *end).map_or(0, usize::from);
         Some(&self.text[start..end])
-    }
-
-    fn text(&self, at: usize) -> Option<Cow<'_, str>> {
-        self.word(at).map(String::from_utf8_lossy)
     }
 }
 
@@ -165,19 +160,24 @@ fn quote(text: &mut Vec<u8>, value: &str) {
         match u8::try_from(unit) {
             Ok(byte @ (b'"' | b'\\')) => text.extend_from_slice(&[b'\\', byte]),
             Ok(byte @ 0x20..0x7f) => text.push(byte),
-            _ => text.extend_from_slice(format!("\\u{unit:04x}").as_bytes()),
+            _ => {
+                let [high, low] = unit.to_be_bytes().map(|byte| hex(byte, b"0123456789abcdef"));
+                text.extend_from_slice(&[b'\\', b'u', high[0], high[1], low[0], low[1]]);
+            }
         }
     }
     text.push(b'"');
 }
 
+/// By a table: whoever sends nothing but what has to be escaped costs no more than others.
+fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
+    [byte >> 4, byte & 0xf].map(|digit| digits[usize::from(digit)])
+}
+
 /// A request's number as it stands in the log.
 pub fn hexadecimal(number: u64) -> [u8; 16] {
     let bytes = number.to_be_bytes();
-    std::array::from_fn(|at| {
-        let two = bytes[at / 2];
-        b"0123456789abcdef"[usize::from(if at % 2 == 0 { two >> 4 } else { two & 0xf })]
-    })
+    std::array::from_fn(|at| hex(bytes[at / 2], b"0123456789abcdef")[at % 2])
 }
 
 fn write_combined(text: &mut Vec<u8>, record: &Record) -> io::Result<()> {
@@ -185,35 +185,41 @@ fn write_combined(text: &mut Vec<u8>, record: &Record) -> io::Result<()> {
     // "Sun, 06 Nov 1994 08:49:37 GMT" holds what the combined format wants in another order; always UTC.
     let date = httpdate::fmt_http_date(time);
     let time = match (date.get(5..7), date.get(8..11), date.get(12..16), date.get(17..25)) {
-        (Some(day), Some(month), Some(year), Some(clock)) => format!("{day}/{month}/{year}:{clock} +0000"),
-        _ => "-".into(),
+        (Some(day), Some(month), Some(year), Some(clock)) => [day, "/", month, "/", year, ":", clock, " +0000"],
+        _ => ["-", "", "", "", "", "", "", ""],
     };
     let words = &record.words;
-    let (method, target) = (words.text(0).unwrap_or_default(), words.text(1).unwrap_or_default());
-    let request = format!("{method} {target} {}", record.protocol);
-    let or_dash = |field: Option<Cow<'_, str>>| escaped(field.as_deref().unwrap_or("-"));
-    write!(
-        text,
-        "{} - - [{time}] \"{}\" {} {} \"{}\" \"{}\"",
-        record.client.ip(),
-        escaped(&request),
-        record.status,
-        record.bytes,
-        or_dash(words.text(4)),
-        or_dash(words.text(3)),
-    )
+    text.reserve(512);
+    address(text, record.client.ip())?;
+    text.extend_from_slice(b" - - [");
+    time.iter().for_each(|part| text.extend_from_slice(part.as_bytes()));
+    text.extend_from_slice(b"] \"");
+    for word in [words.word(0), words.word(1)] {
+        escaped(text, &String::from_utf8_lossy(word.unwrap_or_default()));
+        text.push(b' ');
+    }
+    text.extend_from_slice(record.protocol.as_bytes());
+    number(text, b"\" ", record.status.into());
+    number(text, b" ", record.bytes);
+    for word in [words.word(4), words.word(3)] {
+        text.extend_from_slice(b" \"");
+        escaped(text, &String::from_utf8_lossy(word.unwrap_or(b"-")));
+        text.push(b'"');
+    }
+    Ok(())
 }
 
 /// Quotes, backslashes and everything that is not printable ASCII as `\xHH`: nobody can end the field or forge a line.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
+fn escaped(text: &mut Vec<u8>, value: &str) {
+    for byte in value.bytes() {
         match byte {
-            b'"' | b'\\' | 0..=0x1f | 0x7f.. => out.push_str(&format!("\\x{byte:02X}")),
-            _ => out.push(char::from(byte)),
+            b'"' | b'\\' | 0..=0x1f | 0x7f.. => {
+                let [high, low] = hex(byte, b"0123456789ABCDEF");
+                text.extend_from_slice(&[b'\\', b'x', high, low]);
+            }
+            _ => text.push(byte),
         }
     }
-    out
 }
 
 #[cfg(test)]
@@ -225,10 +231,20 @@ mod tests {
         let long = "x".repeat(WORD_MAX + 1);
         let words = Words::new(("GET", &long), [None, Some(b"a\xff"), Some(b"")]);
         assert_eq!((words.word(0), words.word(1).map(<[u8]>::len)), (Some(&b"GET"[..]), Some(WORD_MAX)));
-        assert_eq!((words.text(2), words.text(3), words.text(4)), (None, Some("a\u{fffd}".into()), Some("".into())));
+        assert_eq!((words.word(2), words.word(3), words.word(4)), (None, Some(&b"a\xff"[..]), Some(&b""[..])));
         let split = format!("{}\u{20ac}", "x".repeat(WORD_MAX - 2));
-        assert_eq!(Words::new(("GET", &split), [None; 3]).text(1), Some("x".repeat(WORD_MAX - 2).into()));
+        assert_eq!(Words::new(("GET", &split), [None; 3]).word(1), Some("x".repeat(WORD_MAX - 2).as_bytes()));
         assert_eq!(hexadecimal(0x1f), *b"000000000000001f");
+    }
+
+    #[test]
+    fn what_is_not_printable_is_escaped_by_its_number() {
+        let value = "a\u{1}\u{7f}\u{20ac}\u{1f600}\"\\";
+        let (mut json, mut combined) = (Vec::new(), Vec::new());
+        quote(&mut json, value);
+        assert_eq!(String::from_utf8_lossy(&json), r#""a\u0001\u007f\u20ac\ud83d\ude00\"\\""#);
+        escaped(&mut combined, value);
+        assert_eq!(String::from_utf8_lossy(&combined), r"a\x01\x7F\xE2\x82\xAC\xF0\x9F\x98\x80\x22\x5C");
     }
 
     #[test]
