@@ -141,6 +141,10 @@ pub(crate) fn too_much_and_enough(looks: &mut Looks) {
         all_say_so(appliance)
     });
     let refused = |whose: &str| appliance.metric("oca_overload_refusals_total", &format!("whose=\"{whose}\""));
+    wait_until("the part that is refused is told", PATIENCE, || {
+        looks.look(appliance);
+        looks.moved("worker_refused_ratio", "gauge")
+    });
     wait_until("both kinds are refused", PATIENCE, || refused("newcomer") > 0.0 && refused("viewer") > 0.0);
     wait_until("who says nothing is sent away sooner", PATIENCE, || closed(appliance, "overload") >= 1.0);
     assert!(idle.until_closed().is_empty());
