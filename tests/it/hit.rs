@@ -89,8 +89,9 @@ fn a_hit_at_once_is_what_the_handler_would_have_answered() {
             }
         }
         let quick = at_once(&appliance) - before;
-        // All but ranges that do not exist, and origins that have to be weighed; of those sent for the handler, none.
-        assert!((requests * 0.25..requests).contains(&quick), "{quick} of {requests} at once");
+        // All but ranges that do not exist, and origins that have to be weighed, as two of three have: 0.3 where they are, by chance 0.03 more or
+        // less; of those sent for the handler, none.
+        assert!((requests * 0.15..requests).contains(&quick), "{quick} of {requests} at once");
     }
 }
 
