@@ -3,7 +3,10 @@
 use super::StartError;
 use crate::{
     config::Config,
-    sys::sandbox::{self, Confined, Reach, Sandbox},
+    sys::{
+        descriptors,
+        sandbox::{self, Confined, Reach, Sandbox},
+    },
 };
 
 /// Raises what may be raised, and says what is short.
@@ -13,7 +16,11 @@ pub(super) fn raise_limits(config: &Config) {
             tracing::debug!(limit, "file descriptors");
             let (serve, storage) = (&config.serve, &config.storage);
             let needed = serve.connections_max + storage.mappings_max + serve.descriptors_reserved;
-            if usize::try_from(limit).unwrap_or(usize::MAX) < needed {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            if let Err(err) = descriptors::make_room(needed.min(limit)) {
+                tracing::debug!(error = %err, "descriptors get room as they come");
+            }
+            if limit < needed {
                 tracing::warn!(
                     "of {needed} file descriptors this process has {limit}: raise the limit (LimitNOFILE= in the unit, ulimit -n)"
                 );

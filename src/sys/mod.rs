@@ -3,6 +3,7 @@
 
 pub mod affinity;
 pub mod clock;
+pub mod descriptors;
 pub mod disk_queue;
 pub mod kernel_tls;
 pub mod phase;

@@ -49,6 +49,16 @@ fn every_thread_has_given_up_new_privileges() {
     assert!(given_up.len() > 4 && !given_up.contains(&false), "{given_up:?}");
 }
 
+/// A table that grows while viewers come holds up the worker that accepts one of them.
+#[test]
+fn descriptors_have_room_before_viewers_come() {
+    let origin = Origin::start();
+    let appliance = Setup::new(&origin).serve("connections_max = 3000").start();
+    let status = fs::read_to_string(format!("/proc/{}/status", appliance.pid().as_raw_nonzero())).expect("it runs");
+    let slots = status.lines().find_map(|line| line.strip_prefix("FDSize:")).expect("there").trim();
+    assert!(slots.parse::<u32>().expect("a number") >= 3000, "{slots}");
+}
+
 /// A certificate that is renewed by turning a link to `elsewhere`: whether it was taken.
 fn renews_from(elsewhere: &Path, process: &str) -> (Appliance, bool) {
     let (authority, origin) = (Authority::new(), Origin::start());
