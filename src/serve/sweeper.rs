@@ -1,4 +1,4 @@
-//! Ends connections that take too long: once a second a worker looks at all of its own.
+//! Ends connections that take too long: once a second a worker looks at each of its own, a few at a time, so that nobody waits until it is done with thousands.
 //!
 //! One look costs less than timers for every request, and needs no cooperation of the protocol: the socket is shut down, and the
 //! connection's task ends by itself. A deadline may be overrun by up to a second.
@@ -18,6 +18,8 @@ use super::{
 };
 use crate::{sys::socket, telemetry::metrics::CloseReason};
 
+/// How often each connection is looked at.
+const EVERY: Duration = Duration::from_secs(1);
 /// How long a connection has to be idle, in milliseconds, to make room for another.
 const IDLE_MIN: u64 = 1000;
 
@@ -25,6 +27,8 @@ const IDLE_MIN: u64 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
     connections: RefCell<Vec<(Weak<TcpStream>, Rc<Connection>)>>,
+    /// Which of them is looked at next.
+    next: Cell<usize>,
     /// Those in a handshake, the oldest first; and some that are past it.
     handshakes: RefCell<VecDeque<(Weak<TcpStream>, Rc<Connection>)>>,
     /// Handshakes that go on.
@@ -145,24 +149,23 @@ impl Sweeper {
         }
     }
 
-    /// Looks at every connection once; forgets those that have ended.
-    pub(super) fn sweep(&self, deadlines: &Deadlines) {
+    /// Looks at so many connections that each is looked at once a second, `elapsed` after the last time; forgets those that have ended.
+    pub(super) fn sweep(&self, deadlines: &Deadlines, elapsed: Duration) {
         self.handshakes.borrow_mut().retain(|(_, connection)| goes_on(connection));
-        self.connections.borrow_mut().retain(|(stream, connection)| {
-            let Some(stream) = stream.upgrade() else { return false };
-            let acked = || connection.sent().saturating_sub(socket::unacknowledged(&*stream).unwrap_or(0));
-            if connection.closing.get().is_none()
-                && let Some(reason) = deadlines.verdict(connection, acked)
-            {
-                match reason {
-                    // What it has asked is read when it is its turn.
-                    CloseReason::Overload if rustix::io::ioctl_fionread(&*stream).unwrap_or(0) > 0 => {}
-                    CloseReason::IdleTimeout | CloseReason::Overload => send_away(&stream, connection, reason),
-                    _ => close(&stream, connection, reason),
-                }
+        let mut connections = self.connections.borrow_mut();
+        let mut at = self.next.get();
+        for _ in 0..due(connections.len(), elapsed) {
+            at = if at < connections.len() { at } else { 0 };
+            let Some((stream, connection)) = connections.get(at) else { break };
+            if let Some(stream) = stream.upgrade() {
+                look_at(&stream, connection, deadlines);
+                at += 1;
+            } else {
+                // In its place comes the last, which is next.
+                connections.swap_remove(at);
             }
-            true
-        });
+        }
+        self.next.set(at);
     }
 
     /// Closes up to `count` connections on which nothing is under way: those that have been idle for longest, and not those that
@@ -209,6 +212,27 @@ impl Sweeper {
             if let Some(stream) = stream.upgrade() {
                 close(&stream, connection, CloseReason::Drain);
             }
+        }
+    }
+}
+
+/// How many of `all` are looked at after `elapsed`.
+fn due(all: usize, elapsed: Duration) -> usize {
+    let micros = |time: Duration| usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
+    all.saturating_mul(micros(elapsed.min(EVERY))).div_ceil(micros(EVERY))
+}
+
+/// Closes a connection whose time is up.
+fn look_at(stream: &TcpStream, connection: &Connection, deadlines: &Deadlines) {
+    let acked = || connection.sent().saturating_sub(socket::unacknowledged(stream).unwrap_or(0));
+    if connection.closing.get().is_none()
+        && let Some(reason) = deadlines.verdict(connection, acked)
+    {
+        match reason {
+            // What it has asked is read when it is its turn.
+            CloseReason::Overload if rustix::io::ioctl_fionread(stream).unwrap_or(0) > 0 => {}
+            CloseReason::IdleTimeout | CloseReason::Overload => send_away(stream, connection, reason),
+            _ => close(stream, connection, reason),
         }
     }
 }
@@ -263,6 +287,39 @@ mod tests {
         let now = Rc::new(Cell::new(1_000_000));
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         (Connection::new((peer, 0, None), None, Metrics::new(1).worker(0), Rc::clone(&now)), now)
+    }
+
+    #[tokio::test]
+    async fn each_connection_is_looked_at_once_a_second_however_often_some_are() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let (_, now) = connection();
+        let sweeper = Sweeper::default();
+        let (mut clients, mut streams, mut connections) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..25 {
+            let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+            let stream = Rc::new(accepted.expect("accepted").0);
+            let connection = Connection::new((address, 0, None), None, Metrics::new(1).worker(0), Rc::clone(&now));
+            sweeper.add(&stream, &connection);
+            clients.push(client.expect("connected"));
+            streams.push(Some(stream));
+            connections.push(connection);
+        }
+        now.set(now.get() + 10_001);
+        sweeper.sweep(&DEADLINES, Duration::from_millis(100));
+        assert_eq!(connections.iter().filter(|connection| connection.closing.get().is_some()).count(), 3);
+        // Those that have ended are looked at too, and forgotten; nobody is passed over for it.
+        streams.iter_mut().step_by(2).for_each(|stream| *stream = None);
+        for _ in 0..9 {
+            sweeper.sweep(&DEADLINES, Duration::from_millis(100));
+        }
+        let looked_at = |(stream, connection): (&Option<_>, &Rc<Connection>)| {
+            stream.is_none() || connection.closing.get().is_some()
+        };
+        assert!(streams.iter().zip(&connections).all(looked_at));
+        sweeper.sweep(&DEADLINES, Duration::from_secs(5));
+        let left = streams.iter().flatten().count();
+        assert_eq!(sweeper.connections.borrow().len(), left);
     }
 
     #[test]

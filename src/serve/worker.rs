@@ -43,16 +43,19 @@ use crate::{
     telemetry::metrics::{CloseReason, Handshake, Shed, WorkerMetrics},
 };
 
-/// How often deadlines are looked at.
-const SWEEP: Duration = Duration::from_millis(1000);
-/// How often the worker's idea of time moves on, and how long it has been kept waiting is looked at.
+/// How often room is made for connections, and what the kernel counts is asked for.
+const EVERY_SECOND: Duration = Duration::from_secs(1);
+/// How often the worker's idea of time moves on, and how long it has been kept waiting and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// The same while it is kept waiting.
 const CLOSE_TICK: Duration = Duration::from_millis(10);
 /// How much longer the kernel waits for a client that acknowledges nothing than the sweeper does.
 const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
-/// Time for which connections are accepted before the worker looks after the others, looked at after so many.
+/// Time for which connections are accepted before the worker looks after the others, looked at after so many...
 const ACCEPT_TURN: Duration = Duration::from_micros(100);
+/// ... or this part of the time that the others took before, where that is more: who comes in a crowd does not wait until all who are served have had their turn many times, and
+/// they wait an eighth longer at most.
+const ACCEPT_SHARE: u32 = 8;
 const ACCEPT_LOOK: u32 = 8;
 /// A client of whom more than this part of all connections wait for their turn gets no more of them.
 const CROWDS_MIN: usize = 4;
@@ -168,7 +171,7 @@ impl Worker {
 
 /// Moves the worker's coarse clock, and looks at deadlines.
 async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
-    let (mut swept, mut last) = (0, Instant::now());
+    let (mut last_second, mut last) = (0, Instant::now());
     // Of who goes first, and of who is called.
     let (mut delay, mut called) = (QueueDelay::default(), QueueDelay::default());
     let mut bound = shared.desk.handler().config.queue_delay_max;
@@ -202,10 +205,10 @@ async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
         let now = millis_since(epoch);
         shared.now_millis.set(now);
         shared.pulse.fetch_add(1, Ordering::Relaxed);
-        if u128::from(now - swept) >= SWEEP.as_millis() {
-            swept = now;
-            let deadlines = Deadlines::new(&handler.config);
-            shared.sweeper.sweep(&deadlines.while_overloaded(handler.shedding.is_on()));
+        let deadlines = Deadlines::new(&handler.config);
+        shared.sweeper.sweep(&deadlines.while_overloaded(handler.shedding.is_on()), elapsed);
+        if u128::from(now - last_second) >= EVERY_SECOND.as_millis() {
+            last_second = now;
             shared.make_room(&handler.config);
             let waits = socket::disk_waits_of_this_thread();
             shared.metrics.set_disk_waits(waits.major_faults, waits.blocks_read);
@@ -220,16 +223,18 @@ fn millis_since(epoch: Instant) -> u64 {
 }
 
 async fn accept(shared: Rc<Shared>, listener: TcpListener, scheme: Scheme) {
-    let (mut accepted, mut begun) = (0_u32, Instant::now());
+    let (mut accepted, mut begun, mut turn) = (0_u32, Instant::now(), ACCEPT_TURN);
     loop {
         // As many at once as have come, rather than as many as tokio has a task do: who is too much hears so at once.
         match unconstrained(listener.accept()).await {
             Ok((stream, peer)) => {
                 shared.take(stream, peer, scheme);
                 accepted += 1;
-                if accepted.is_multiple_of(ACCEPT_LOOK) && begun.elapsed() > ACCEPT_TURN {
+                if accepted.is_multiple_of(ACCEPT_LOOK) && begun.elapsed() > turn {
+                    let ended = Instant::now();
                     yield_now().await;
                     begun = Instant::now();
+                    turn = ACCEPT_TURN.max((begun - ended) / ACCEPT_SHARE);
                 }
             }
             Err(err) => {
