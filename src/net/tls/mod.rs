@@ -1,7 +1,7 @@
 //! TLS towards viewers and sources, and the one provider of cryptography for everybody.
 //!
 //! files -> `pair` (read, checked) -> `certificates` (chosen by SNI, replaced while in use) -> `server` (versions, suites, tickets)
-//! -> `session` (one connection: bytes of the wire in and out, plaintext out and in)
+//! -> `session` (one connection: bytes of the wire in and out, plaintext out and in) -> `sealing` (records of TLS 1.3)
 //! -> `kernel` (where it is allowed: the keys, for the kernel to go on with)
 //!
 //! Nothing of these waits: sockets and deadlines are the caller's. `operators` is for the admin listener and `outward` for
@@ -13,6 +13,7 @@ mod kernel;
 mod operators;
 mod outward;
 mod pair;
+mod sealing;
 mod server;
 mod session;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use rustls::{
     server::{ClientHello, NoServerSessionStorage},
 };
 
-use super::{Certificates, Offload};
+use super::{Certificates, Offload, sealing};
 
 /// Tickets for one client after a handshake: one for the next connection, one for another beside it.
 const TICKETS: usize = 2;
@@ -54,17 +54,15 @@ impl Server {
     /// # Errors
     /// The system gives no randomness.
     pub fn new(certificates: Arc<Certificates>, protocols: &[Protocol]) -> Result<Self, rustls::Error> {
-        let suites = vec![
-            cipher_suite::TLS13_AES_128_GCM_SHA256,
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
-            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        let mut suites = sealing::suites().to_vec();
+        suites.extend([
             cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
             cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
             cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
             cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
             cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        ];
+        ]);
         let provider = CryptoProvider { cipher_suites: suites, ..aws_lc_rs::default_provider() };
         let mut ours = ServerConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?

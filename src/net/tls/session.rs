@@ -13,7 +13,7 @@ use rustls::{
     server::{AcceptedAlert, Acceptor},
 };
 
-use super::{Keys, Protocol, Server, kernel::Cipher};
+use super::{Keys, Protocol, Server, kernel::Cipher, sealing::PLAINTEXT_MAX};
 
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// Length of a record's header, behind which its plaintext is copied into a buffer that begins with a page (RFC 8446, 5.1).
+/// Length of a record's header, behind which TLS 1.2 has its plaintext copied into a buffer that begins with a page (RFC 5246, 6.2.1).
 const HEADER: usize = 5;
 /// Bytes that go into a record of their own, so that the rest is copied from elsewhere in its pages.
 const ASIDE: usize = 64;
@@ -73,6 +73,12 @@ fn is_copied_slowly(before: usize, body: &[u8]) -> bool {
     const PAGE: usize = 4096;
     let further = (HEADER + before).wrapping_sub(body.as_ptr().addr()) % PAGE;
     (1..=32).contains(&further) && body.len() >= PAGE
+}
+
+/// Whether `body` is encrypted from where it lies by records of its own, which are no more than it takes together with so many bytes before it.
+fn goes_alone(before: usize, body: usize) -> bool {
+    let records = |bytes: usize| bytes.div_ceil(PLAINTEXT_MAX);
+    before > 0 && records(before) + records(body) == records(before + body)
 }
 
 fn refused(err: rustls::Error) -> io::Error {
@@ -160,14 +166,18 @@ impl Session {
     /// The session has ended.
     pub fn encrypt(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let State::Open(connection) = &mut self.state else { return Err(io::ErrorKind::NotConnected.into()) };
+        let copies = connection.protocol_version() == Some(ProtocolVersion::TLSv1_2);
         let mut writer = connection.writer();
-        if let Some((body, before)) = parts.split_last()
-            && is_copied_slowly(before.iter().map(|part| part.len()).sum(), body)
-        {
+        let Some((body, before)) = parts.split_last() else { return Ok(0) };
+        let length = before.iter().map(|part| part.len()).sum();
+        if copies && is_copied_slowly(length, body) {
             let (first, rest) = body.split_at(ASIDE);
             let mut begun = before.to_vec();
             begun.push(IoSlice::new(first));
             return Ok(writer.write_vectored(&begun)? + writer.write(rest)?);
+        }
+        if !copies && goes_alone(length, body.len()) {
+            return Ok(writer.write_vectored(before)? + writer.write(body)?);
         }
         writer.write_vectored(parts)
     }
@@ -257,5 +267,14 @@ mod tests {
             !is_copied_slowly(0, from(5)) && !is_copied_slowly(0, from(4096 - 28)) && is_copied_slowly(4096, from(0))
         );
         assert!(!is_copied_slowly(0, &from(0)[..4095]), "no loss, and two records for one");
+    }
+
+    #[test]
+    fn a_body_goes_alone_where_that_takes_no_more_records() {
+        assert!(
+            goes_alone(500, PLAINTEXT_MAX) && goes_alone(500, 4 * PLAINTEXT_MAX) && goes_alone(1, 2 * PLAINTEXT_MAX)
+        );
+        assert!(!goes_alone(500, 100) && !goes_alone(500, PLAINTEXT_MAX - 500) && !goes_alone(500, PLAINTEXT_MAX + 1));
+        assert!(goes_alone(500, PLAINTEXT_MAX - 499) && !goes_alone(0, PLAINTEXT_MAX));
     }
 }
