@@ -8,6 +8,7 @@
 //!
 //! `clients` says whose connections are taken in, and how much one client may ask for.
 //! Before anything is looked up, `signing` says whether the request may have it.
+//! `helper` is a thread beside each worker that does what handshakes cost.
 //! `overload` says which requests are refused while a worker has more to do than it can, and `turns` who is served first.
 //! The connection knows what is going on, the sweeper watches that, the exchange counts and logs it.
 //!
@@ -23,6 +24,7 @@ mod connection;
 mod exchange;
 mod frames;
 mod handler;
+mod helper;
 mod hit;
 mod http1;
 mod http2;
@@ -67,6 +69,7 @@ use crate::{
     sys::{Clock, PhaseCell, affinity},
     telemetry::{access_log::AccessLog, metrics::Metrics},
 };
+use helper::Helper;
 use terms::Maker;
 use worker::Worker;
 
@@ -160,6 +163,7 @@ pub struct Workers {
 /// A thread cannot be started.
 pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<Workers> {
     let own_cores = terms.config.workers == 0;
+    let handshakes_max = terms.config.tls.handshakes_max;
     let mut offering = Offering::new(terms);
     let open = Arc::new(AtomicUsize::new(0));
     // One for all: what clients have taken is counted by it over all workers.
@@ -179,6 +183,11 @@ pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<
         let workers = on.metrics.worker_count();
         let (phase, open) = (on.phase.watch(), Arc::clone(&open));
         let core = pin.then(|| cores[number % cores.len()]);
+        // From this thread, which is pinned to no core.
+        let helper = match &tls {
+            Some(_) => Some(Helper::start(format!("oca-helper-{number}"), handshakes_max.div_ceil(workers))?),
+            None => None,
+        };
         let run = move || {
             if let Some(core) = core {
                 affinity::pin_to(core);
@@ -187,7 +196,7 @@ pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<
             let request_ids = Rc::new(Cell::new((number as u64) << 48));
             let maker =
                 Maker { catalog, residency, clock, lines, identity, metrics: Arc::clone(&metrics), request_ids };
-            Worker { listeners, offered, maker, metrics, open, phase, tls, workers, epoch, pulse }.run()
+            Worker { listeners, offered, maker, metrics, open, phase, tls, helper, workers, epoch, pulse }.run()
         };
         threads.push(std::thread::Builder::new().name(format!("oca-worker-{number}")).spawn(run)?);
     }

@@ -18,6 +18,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::{
     Config,
     connection::Connection,
+    helper::Helper,
     kernel::Kernel,
     wire::{Outgoing, Wire},
 };
@@ -102,8 +103,26 @@ impl Secure {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn handshake(&mut self) -> Result<Established, NoSession> {
-        poll_fn(|cx| self.poll_handshake(cx)).await
+    pub(super) async fn handshake(&mut self, helper: Option<&Helper>) -> Result<Established, NoSession> {
+        loop {
+            if let Some(established) = poll_fn(|cx| self.poll_handshake(cx)).await? {
+                return Ok(established);
+            }
+            let Some(work) = self.session.answer() else { continue };
+            let answer = match helper {
+                Some(helper) => helper.run(work).await,
+                None => Some(work()),
+            };
+            let answer = answer.ok_or_else(|| NoSession::Failed(io::ErrorKind::Other.into()))?;
+            if let Err(err) = self.session.answered(answer) {
+                poll_fn(|cx| {
+                    self.tell(cx);
+                    Poll::Ready(())
+                })
+                .await;
+                return Err(NoSession::Failed(err));
+            }
+        }
     }
 
     /// Gives the session to the kernel where it can be; otherwise reads by more than one record from here on.
@@ -123,26 +142,32 @@ impl Secure {
         Ok(Handed::Over(Kernel::new(self.stream, self.connection, sending)))
     }
 
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Established, NoSession>> {
+    /// Nothing where the client's first message has come.
+    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Established>, NoSession>> {
         loop {
             ready!(self.poll_drain(cx)).map_err(NoSession::Failed)?;
             if let Some(established) = self.session.established() {
-                return Poll::Ready(Ok(established));
+                return Poll::Ready(Ok(Some(established)));
             }
             match ready!(self.poll_receive(cx)) {
                 Ok(0) => return Poll::Ready(Err(NoSession::Left)),
+                Ok(_) if self.session.waits_for_answer() => return Poll::Ready(Ok(None)),
                 Ok(_) => {}
                 Err(_) if self.first.is_some_and(|first| first.is_ascii_uppercase()) => {
                     return Poll::Ready(Err(NoSession::Plaintext));
                 }
                 Err(err) => {
-                    // What is wrong is told the client where that goes at once.
-                    let told = self.poll_drain(cx);
-                    tracing::trace!(?told, "alert");
+                    self.tell(cx);
                     return Poll::Ready(Err(NoSession::Failed(err)));
                 }
             }
         }
+    }
+
+    /// Tells the client what is wrong, where that goes at once.
+    fn tell(&mut self, cx: &mut Context<'_>) {
+        let told = self.poll_drain(cx);
+        tracing::trace!(?told, "alert");
     }
 
     /// Reads once from the socket; bytes of the wire, 0 at their end.

@@ -26,6 +26,7 @@ use super::{
     Config, KernelTls, Scheme,
     clients::{Denied, Seat, prefix},
     connection::{Connection, Doing},
+    helper::Helper,
     http1::{Desk, Http1},
     http2,
     overload::{Governor, PATIENCE, own_delay},
@@ -81,6 +82,8 @@ pub(super) struct Worker {
     pub(super) phase: watch::Receiver<Phase>,
     /// TLS, where viewers are served by it.
     pub(super) tls: Option<Arc<Server>>,
+    /// Who does the costly part of handshakes, where viewers are served by TLS.
+    pub(super) helper: Option<Helper>,
     /// How many workers there are.
     pub(super) workers: usize,
     /// When time began, for all workers.
@@ -101,6 +104,7 @@ struct Shared {
     open: Arc<AtomicUsize>,
     phase: watch::Receiver<Phase>,
     tls: Option<Arc<Server>>,
+    helper: Option<Helper>,
     workers: usize,
     /// Clients being told why they are not taken in, of whom nobody else counts the connections.
     denying: Cell<usize>,
@@ -141,6 +145,7 @@ impl Worker {
             open: self.open,
             phase: self.phase,
             tls: self.tls,
+            helper: self.helper,
             workers: self.workers,
             denying: Cell::new(0),
             pulse: self.pulse,
@@ -359,7 +364,7 @@ impl Shared {
         self.sweeper.begin_handshake(&stream, &connection, handshakes_max);
         let session = Session::new(Arc::clone(server));
         let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, &config);
-        let shaken = wire.handshake().await;
+        let shaken = wire.handshake(self.helper.as_ref()).await;
         self.sweeper.end_handshake(&connection);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
         match shaken {

@@ -28,7 +28,7 @@ pub use operators::{ClientCertificate, OperatorFiles, Operators};
 pub use outward::{Outward, OutwardConfig, OutwardError, outward};
 pub use pair::{Pair, PairError, PairFiles};
 pub use server::{Protocol, Server};
-pub use session::{Established, Session, Version};
+pub use session::{Answer, Established, Session, Version};
 
 /// Makes aws-lc-rs the process's provider for TLS. Does nothing the second time.
 pub fn install_provider() {

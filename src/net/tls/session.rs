@@ -1,6 +1,6 @@
 //! One connection's TLS: what comes from the wire goes in, what is to go out comes out. Knows no socket and never waits.
 //!
-//! [`Session::receive`] -> hello -> server's configuration -> handshake -> [`Session::take`] plaintext
+//! [`Session::receive`] -> hello -> [`Session::answer`]: server's configuration, keys, signature -> [`Session::answered`] -> handshake -> [`Session::take`] plaintext
 //! [`Session::encrypt`] plaintext -> records -> [`Session::write_to`]
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use rustls::{
     CipherSuite, HandshakeKind, ProtocolVersion, ServerConnection,
-    server::{AcceptedAlert, Acceptor},
+    server::{Accepted, AcceptedAlert, Acceptor},
 };
 
 use super::{Keys, Protocol, Server, kernel::Cipher, sealing::PLAINTEXT_MAX};
@@ -44,7 +44,13 @@ pub struct Session {
 enum State {
     /// The client's first message is on its way.
     Hello(Box<Acceptor>),
-    /// It has come.
+    /// It has come, and waits to be answered.
+    Greeted(Box<Accepted>),
+    /// Something else has come whose answer costs as much.
+    Asked(Box<ServerConnection>),
+    /// Somebody works on the answer.
+    Away,
+    /// It is answered.
     Open(Box<ServerConnection>),
     /// It was wrong; this is what to tell the client.
     Refused(AcceptedAlert),
@@ -54,11 +60,31 @@ impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = match &self.state {
             State::Hello(_) => "Hello",
+            State::Greeted(_) => "Greeted",
+            State::Asked(_) => "Asked",
+            State::Away => "Away",
             State::Open(_) => "Open",
             State::Refused(_) => "Refused",
         };
         f.debug_struct("Session").field("state", &state).finish_non_exhaustive()
     }
+}
+
+/// An answer, as the work on it has left it.
+pub struct Answer(Answered);
+
+enum Answered {
+    /// To the client's first message.
+    Hello(Result<Box<ServerConnection>, (rustls::Error, AcceptedAlert)>),
+    /// To a later one.
+    Later(Box<ServerConnection>, Result<(), rustls::Error>),
+}
+
+/// Whether what comes next may take a public key to answer: the second hello of a client that was asked for another share (RFC 8446, 4.1.4), and the shares of TLS 1.2.
+fn costs_much(connection: &ServerConnection) -> bool {
+    connection.is_handshaking()
+        && (connection.protocol_version() == Some(ProtocolVersion::TLSv1_2)
+            || connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest))
 }
 
 /// Length of a record's header, behind which TLS 1.2 has its plaintext copied into a buffer that begins with a page (RFC 5246, 6.2.1).
@@ -91,7 +117,7 @@ impl Session {
         Self { server, state: State::Hello(Box::default()) }
     }
 
-    /// Reads once from `wire`, and works on what came; 0 where nothing more will come. All plaintext has to be taken before.
+    /// Reads once from `wire`, and works on what came; 0 where nothing more will come. All plaintext has to be taken before, and all [work](Session::answer) done.
     ///
     /// # Errors
     /// As of `wire`, or the client breaks the protocol. What it is to be told of that waits for [`Session::write_to`].
@@ -99,31 +125,83 @@ impl Session {
         let count = match &mut self.state {
             State::Hello(acceptor) => acceptor.read_tls(wire)?,
             State::Open(connection) => connection.read_tls(wire)?,
-            State::Refused(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
+            State::Greeted(_) | State::Asked(_) | State::Away | State::Refused(_) => {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
         };
         if let State::Hello(acceptor) = &mut self.state {
-            let accepted = acceptor.accept().and_then(|accepted| {
-                let Some(accepted) = accepted else { return Ok(None) };
-                let config = self.server.config_for(&accepted.client_hello());
-                accepted.into_connection(config).map(Some)
-            });
-            match accepted {
-                Ok(None) => return Ok(count),
-                Ok(Some(mut connection)) => {
-                    // The caller bounds what it has encrypted at once.
-                    connection.set_buffer_limit(None);
-                    self.state = State::Open(Box::new(connection));
-                }
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => self.state = State::Greeted(Box::new(accepted)),
                 Err((err, alert)) => {
                     self.state = State::Refused(alert);
                     return Err(refused(err));
                 }
             }
         }
+        if matches!(&self.state, State::Open(connection) if count > 0 && costs_much(connection)) {
+            self.state = match std::mem::replace(&mut self.state, State::Away) {
+                State::Open(connection) => State::Asked(connection),
+                other => other,
+            };
+        } else {
+            self.work()?;
+        }
+        Ok(count)
+    }
+
+    fn work(&mut self) -> io::Result<()> {
         if let State::Open(connection) = &mut self.state {
             connection.process_new_packets().map_err(refused)?;
         }
-        Ok(count)
+        Ok(())
+    }
+
+    /// Whether there is work on an answer.
+    pub fn waits_for_answer(&self) -> bool {
+        matches!(self.state, State::Greeted(_) | State::Asked(_))
+    }
+
+    /// The work on the answer to what the client has said, where that is most of what a handshake costs (0.2 ms by ECDSA, 1 ms by RSA). May be done by any
+    /// thread; what it comes to is for [`Session::answered`]. Nothing else goes on before.
+    pub fn answer(&mut self) -> Option<Box<dyn FnOnce() -> Answer + Send>> {
+        match std::mem::replace(&mut self.state, State::Away) {
+            State::Greeted(accepted) => {
+                let config = self.server.config_for(&accepted.client_hello());
+                Some(Box::new(move || Answer(Answered::Hello(accepted.into_connection(config).map(Box::new)))))
+            }
+            State::Asked(mut connection) => Some(Box::new(move || {
+                let result = connection.process_new_packets().map(drop);
+                Answer(Answered::Later(connection, result))
+            })),
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    /// Goes on from there.
+    ///
+    /// # Errors
+    /// They do not come to terms. What the client is to be told of that waits for [`Session::write_to`].
+    pub fn answered(&mut self, Answer(answer): Answer) -> io::Result<()> {
+        match answer {
+            Answered::Hello(Ok(mut connection)) => {
+                // The caller bounds what it has encrypted at once.
+                connection.set_buffer_limit(None);
+                self.state = State::Open(connection);
+                self.work()
+            }
+            Answered::Hello(Err((err, alert))) => {
+                self.state = State::Refused(alert);
+                Err(refused(err))
+            }
+            Answered::Later(connection, result) => {
+                self.state = State::Open(connection);
+                result.map_err(refused)
+            }
+        }
     }
 
     /// Whether the handshake is not over.
@@ -186,7 +264,7 @@ impl Session {
     pub fn has_output(&self) -> bool {
         match &self.state {
             State::Open(connection) => connection.wants_write(),
-            State::Hello(_) => false,
+            State::Hello(_) | State::Greeted(_) | State::Asked(_) | State::Away => false,
             State::Refused(_) => true,
         }
     }
@@ -198,7 +276,7 @@ impl Session {
     pub fn write_to(&mut self, wire: &mut dyn Write) -> io::Result<usize> {
         match &mut self.state {
             State::Open(connection) => connection.write_tls(wire),
-            State::Hello(_) => Ok(0),
+            State::Hello(_) | State::Greeted(_) | State::Asked(_) | State::Away => Ok(0),
             State::Refused(alert) => alert.write(wire),
         }
     }
