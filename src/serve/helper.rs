@@ -1,77 +1,153 @@
 //! A thread beside a worker, for what would hold up its viewers: the public-key part of a handshake is a quarter of a millisecond of work, one by RSA a whole.
 //!
 //! worker -> queue (bounded) -> helper, which has a core only while nobody else wants it -> worker goes on
-//!        -> itself, in its own turn, what has not been begun within [`PATIENCE`] or finds the queue full
+//!        -> itself, in its own turn, what finds the queue full or has not been begun within [`PATIENCE`]; what has been begun and not ended has the worker's core
 
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::{sync::oneshot, time::timeout};
 
-use crate::sys::priority;
+use crate::sys::{
+    affinity::{cpu_time_of_this_thread, pin_to},
+    priority,
+};
 
 /// How long the worker waits for its helper to begin before it does the work itself. A core on which everything is busy leaves the helper next to nothing; what a
 /// newcomer then waits for is as long as `serve.queue_delay_max` lets all others wait.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// How long the worker stands still for a helper that has begun and does not get on, since the worker itself has its core: as long as most such work takes.
+const LENT: Duration = Duration::from_millis(2);
+/// Pieces of work that wait for a helper: what it can begin within [`PATIENCE`]. Who finds the queue full does not wait for nothing.
+const QUEUE_MAX: usize = 128;
 
 type Work = Box<dyn FnOnce() + Send>;
-/// Whoever takes it does it.
-type Job = Arc<Mutex<Option<Work>>>;
+
+/// Whoever takes the work does it.
+struct Job {
+    stage: Mutex<Stage>,
+    ended: Condvar,
+}
+
+enum Stage {
+    Waiting(Work),
+    Begun,
+    Ended,
+}
+
+impl Job {
+    fn take(&self) -> Option<Work> {
+        let mut stage = self.stage.lock();
+        match std::mem::replace(&mut *stage, Stage::Begun) {
+            Stage::Waiting(work) => Some(work),
+            other => {
+                *stage = other;
+                None
+            }
+        }
+    }
+
+    fn end(&self) {
+        *self.stage.lock() = Stage::Ended;
+        self.ended.notify_all();
+    }
+
+    /// Gives the calling thread's core to whoever is at it.
+    fn lend(&self) {
+        let mut stage = self.stage.lock();
+        if matches!(*stage, Stage::Begun) {
+            self.ended.wait_for(&mut stage, LENT);
+        }
+    }
+}
+
+/// What became of a piece of work.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Done<T> {
+    /// What it came to.
+    By(T),
+    /// Nobody wanted it any more when it would have begun.
+    Unwanted,
+    Panicked,
+}
 
 /// The helper of one worker; ends with it.
 #[derive(Debug)]
 pub(super) struct Helper {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<Arc<Job>>,
+    cpu_micros: Arc<AtomicU64>,
 }
 
 impl Helper {
-    /// Starts the thread, for up to `queue_max` pieces of work that wait.
+    /// Starts the thread, on the `core` of its worker where that has one: who waits for the other lends it.
     ///
     /// # Errors
     /// It cannot be started.
-    pub(super) fn start(name: String, queue_max: usize) -> io::Result<Self> {
-        let (jobs, queue) = sync_channel(queue_max);
-        std::thread::Builder::new().name(name).spawn(move || help(&queue))?;
-        Ok(Self { jobs })
+    pub(super) fn start(name: String, core: Option<usize>) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(QUEUE_MAX);
+        let cpu_micros = Arc::<AtomicU64>::default();
+        std::thread::Builder::new().name(name).spawn({
+            let cpu_micros = Arc::clone(&cpu_micros);
+            move || {
+                if let Some(core) = core {
+                    pin_to(core);
+                }
+                help(&queue, &cpu_micros);
+            }
+        })?;
+        Ok(Self { jobs, cpu_micros })
     }
 
-    /// What `work` comes to, done by the helper if it gets to it, else by the calling thread. `None` where it panicked.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    /// CPU time of the thread until its last piece of work.
+    pub(super) fn cpu_time(&self) -> Duration {
+        Duration::from_micros(self.cpu_micros.load(Ordering::Relaxed))
+    }
+
+    /// What `work` comes to, done by the helper if it gets to it, else by the calling thread, as long as it `is_wanted`.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        is_wanted: impl Fn() -> bool,
+    ) -> Done<T> {
         let (done, mut outcome) = oneshot::channel();
         // Whoever waited for it may have left.
         let work: Work = Box::new(move || drop(done.send(work())));
-        let job = Arc::new(Mutex::new(Some(work)));
+        let job = Arc::new(Job { stage: Mutex::new(Stage::Waiting(work)), ended: Condvar::new() });
         if self.jobs.try_send(Arc::clone(&job)).is_ok()
             && let Ok(outcome) = timeout(PATIENCE, &mut outcome).await
         {
-            return outcome.ok();
+            return outcome.map_or(Done::Panicked, Done::By);
         }
-        let taken = job.lock().take();
-        if let Some(work) = taken {
-            work();
+        match job.take() {
+            Some(_) if !is_wanted() => return Done::Unwanted,
+            Some(work) => work(),
+            None => job.lend(),
         }
-        outcome.await.ok()
+        outcome.await.map_or(Done::Panicked, Done::By)
     }
 }
 
-fn help(queue: &Receiver<Job>) {
+fn help(queue: &Receiver<Arc<Job>>, cpu_micros: &AtomicU64) {
     if let Err(err) = priority::give_way() {
-        tracing::debug!(error = %err, "a helper of a worker does not give way to it");
+        tracing::warn!(error = %err, "the helper of a worker does not give way to it: handshakes may hold up viewers");
     }
     while let Ok(job) = queue.recv() {
-        let taken = job.lock().take();
-        let Some(work) = taken else { continue };
+        let Some(work) = job.take() else { continue };
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
             tracing::error!("a handshake panicked; its connection is closed");
         }
+        job.end();
+        let cpu = cpu_time_of_this_thread();
+        cpu_micros.store(u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -85,35 +161,55 @@ mod tests {
         current().name().map(Into::into)
     }
 
+    fn helper() -> Helper {
+        Helper::start("helper".into(), None).expect("started")
+    }
+
     #[tokio::test]
     async fn the_helper_does_what_it_gets_to_and_goes_on_after_a_panic() {
-        let helper = Helper::start("helper".into(), 8).expect("started");
-        assert_eq!(helper.run(name).await.flatten().as_deref(), Some("helper"));
-        assert_eq!(helper.run(|| assert!(name().is_none(), "on purpose")).await, None);
-        assert_eq!(helper.run(name).await.flatten().as_deref(), Some("helper"));
+        let helper = helper();
+        let by_helper = || Done::By(Some("helper".to_owned()));
+        assert_eq!(helper.run(name, || true).await, by_helper());
+        assert_eq!(helper.run(|| assert!(name().is_none(), "on purpose"), || true).await, Done::Panicked);
+        assert_eq!(helper.run(name, || true).await, by_helper());
     }
 
     #[tokio::test]
     async fn what_the_helper_does_not_get_to_is_done_by_who_wants_it() {
-        let helper = Helper::start("helper".into(), 1).expect("started");
+        let helper = helper();
         let (go_on, wait) = channel::<()>();
-        let held = helper.run(move || wait.recv().is_ok());
-        let mut held = std::pin::pin!(held);
+        let mut held = std::pin::pin!(helper.run(move || wait.recv().is_ok(), || true));
         assert!(futures_util::poll!(&mut held).is_pending());
-        // Waits in the queue until patience is over, or finds it full.
-        let own = name();
-        let (first, second) = tokio::join!(helper.run(name), helper.run(name));
-        assert!(first.flatten() == own && second.flatten() == own, "not by the helper");
+        // Waits until patience is over.
+        assert_eq!(helper.run(name, || true).await, Done::By(name()), "not by the helper");
+        assert_eq!(helper.run(name, || false).await, Done::Unwanted);
+        // Or finds the queue full: two are in it that were taken back.
+        let mut waiting: Vec<_> = (2..QUEUE_MAX).map(|_| Box::pin(helper.run(name, || true))).collect();
+        for one in &mut waiting {
+            assert!(futures_util::poll!(one).is_pending());
+        }
+        let mut full = std::pin::pin!(helper.run(name, || true));
+        assert_eq!(futures_util::poll!(&mut full), std::task::Poll::Ready(Done::By(name())));
+        // What has been begun is waited for, whatever it takes.
+        tokio::time::sleep(PATIENCE * 2).await;
+        assert!(futures_util::poll!(&mut held).is_pending());
         go_on.send(()).expect("it waits");
-        assert_eq!(held.await, Some(true));
-        assert_eq!(helper.run(name).await.flatten().as_deref(), Some("helper"), "what was taken back is passed over");
+        assert_eq!(held.await, Done::By(true));
+        drop(waiting);
+        // What was taken back is passed over, and what nobody waits for any more is done; then there is room again.
+        let mut by = Done::By(name());
+        while by == Done::By(name()) {
+            tokio::task::yield_now().await;
+            by = helper.run(name, || true).await;
+        }
+        assert_eq!(by, Done::By(Some("helper".to_owned())));
     }
 
     #[tokio::test]
     async fn the_thread_ends_with_its_worker() {
         let (ended, has_ended) = channel::<()>();
-        let helper = Helper::start("helper".into(), 1).expect("started");
-        let held = helper.run(move || ended).await;
+        let helper = helper();
+        let held = helper.run(move || ended, || true).await;
         drop(helper);
         drop(held);
         assert!(has_ended.recv().is_err());

@@ -115,11 +115,19 @@ pub(super) async fn serve(
 async fn linger(wire: &RefCell<Turn>, config: &Config) {
     let mut left = config.linger_max.0;
     let emptied = poll_fn(|cx| {
-        let mut bytes = [0_u8; READ_BYTES];
+        let (mut bytes, mut read) = ([0_u8; READ_BYTES], 0);
         while left > 0 {
+            // What a client that floods has under way is no reason for others to wait.
+            if read >= TURN_READ {
+                give_way(cx);
+                return Poll::Pending;
+            }
             match ready!(wire.borrow_mut().wire.poll_recv(cx, &mut bytes)) {
                 Ok(0) | Err(_) => break,
-                Ok(count) => left = left.saturating_sub(count as u64),
+                Ok(count) => {
+                    left = left.saturating_sub(count as u64);
+                    read += count;
+                }
             }
         }
         Poll::Ready(())

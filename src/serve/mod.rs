@@ -163,7 +163,6 @@ pub struct Workers {
 /// A thread cannot be started.
 pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<Workers> {
     let own_cores = terms.config.workers == 0;
-    let handshakes_max = terms.config.tls.handshakes_max;
     let mut offering = Offering::new(terms);
     let open = Arc::new(AtomicUsize::new(0));
     // One for all: what clients have taken is counted by it over all workers.
@@ -183,9 +182,8 @@ pub fn start(terms: Terms, listeners: Listeners, on: &Foundation) -> io::Result<
         let workers = on.metrics.worker_count();
         let (phase, open) = (on.phase.watch(), Arc::clone(&open));
         let core = pin.then(|| cores[number % cores.len()]);
-        // From this thread, which is pinned to no core.
         let helper = match &tls {
-            Some(_) => Some(Helper::start(format!("oca-helper-{number}"), handshakes_max.div_ceil(workers))?),
+            Some(_) => Some(Helper::start(format!("oca-helper-{number}"), core)?),
             None => None,
         };
         let run = move || {

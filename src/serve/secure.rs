@@ -18,7 +18,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::{
     Config,
     connection::Connection,
-    helper::Helper,
+    helper::{Done, Helper},
     kernel::Kernel,
     wire::{Outgoing, Wire},
 };
@@ -105,15 +105,24 @@ impl Secure {
     /// Why there is none.
     pub(super) async fn handshake(&mut self, helper: Option<&Helper>) -> Result<Established, NoSession> {
         loop {
-            if let Some(established) = poll_fn(|cx| self.poll_handshake(cx)).await? {
-                return Ok(established);
-            }
-            let Some(work) = self.session.answer() else { continue };
-            let answer = match helper {
-                Some(helper) => helper.run(work).await,
-                None => Some(work()),
+            let Some(work) = self.session.answer() else {
+                match poll_fn(|cx| self.poll_handshake(cx)).await? {
+                    Some(established) => return Ok(established),
+                    None => continue,
+                }
             };
-            let answer = answer.ok_or_else(|| NoSession::Failed(io::ErrorKind::Other.into()))?;
+            let answer = match helper {
+                Some(helper) => helper.run(work, || self.connection.closing.get().is_none()).await,
+                None => Done::By(work()),
+            };
+            let answer = match answer {
+                Done::By(answer) => answer,
+                Done::Unwanted => return Err(NoSession::Left),
+                Done::Panicked => {
+                    self.connection.metrics.panicked();
+                    return Err(NoSession::Failed(io::ErrorKind::Other.into()));
+                }
+            };
             if let Err(err) = self.session.answered(answer) {
                 poll_fn(|cx| {
                     self.tell(cx);

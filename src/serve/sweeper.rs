@@ -27,12 +27,26 @@ const IDLE_MIN: u64 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct Sweeper {
     connections: RefCell<Vec<(Weak<TcpStream>, Rc<Connection>)>>,
-    /// Which of them is looked at next.
-    next: Cell<usize>,
+    round: Cell<Round>,
     /// Those in a handshake, the oldest first; and some that are past it.
     handshakes: RefCell<VecDeque<(Weak<TcpStream>, Rc<Connection>)>>,
     /// Handshakes that go on.
     under_way: Cell<usize>,
+}
+
+/// A look at all connections.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    /// Which of them is next.
+    at: usize,
+    /// Time within which all that follow are looked at.
+    left: Duration,
+}
+
+impl Default for Round {
+    fn default() -> Self {
+        Self { at: 0, left: EVERY }
+    }
 }
 
 /// The deadlines, in milliseconds and bytes per second.
@@ -153,9 +167,12 @@ impl Sweeper {
     pub(super) fn sweep(&self, deadlines: &Deadlines, elapsed: Duration) {
         self.handshakes.borrow_mut().retain(|(_, connection)| goes_on(connection));
         let mut connections = self.connections.borrow_mut();
-        let mut at = self.next.get();
-        for _ in 0..due(connections.len(), elapsed) {
-            at = if at < connections.len() { at } else { 0 };
+        let mut round = self.round.get();
+        if round.at >= connections.len() {
+            round = Round::default();
+        }
+        let Round { mut at, left } = round;
+        for _ in 0..due(connections.len() - at, elapsed, left) {
             let Some((stream, connection)) = connections.get(at) else { break };
             if let Some(stream) = stream.upgrade() {
                 look_at(&stream, connection, deadlines);
@@ -165,7 +182,7 @@ impl Sweeper {
                 connections.swap_remove(at);
             }
         }
-        self.next.set(at);
+        self.round.set(Round { at, left: left.saturating_sub(elapsed) });
     }
 
     /// Closes up to `count` connections on which nothing is under way: those that have been idle for longest, and not those that
@@ -216,10 +233,10 @@ impl Sweeper {
     }
 }
 
-/// How many of `all` are looked at after `elapsed`.
-fn due(all: usize, elapsed: Duration) -> usize {
+/// How many are looked at after `elapsed`, where `rest` are to be within `left`: all, where that is over.
+fn due(rest: usize, elapsed: Duration, left: Duration) -> usize {
     let micros = |time: Duration| usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
-    all.saturating_mul(micros(elapsed.min(EVERY))).div_ceil(micros(EVERY))
+    rest.saturating_mul(micros(elapsed.min(left))).checked_div(micros(left)).map_or(rest, |due| (due + 1).min(rest))
 }
 
 /// Closes a connection whose time is up.
@@ -319,7 +336,12 @@ mod tests {
         assert!(streams.iter().zip(&connections).all(looked_at));
         sweeper.sweep(&DEADLINES, Duration::from_secs(5));
         let left = streams.iter().flatten().count();
+        sweeper.sweep(&DEADLINES, Duration::from_secs(5));
         assert_eq!(sweeper.connections.borrow().len(), left);
+        // However many come meanwhile.
+        assert_eq!(due(1000, EVERY / 10, EVERY / 10), 1000);
+        assert_eq!((due(1000, EVERY, Duration::ZERO), due(1000, EVERY / 10, EVERY)), (1000, 101));
+        assert_eq!((due(0, EVERY, EVERY), due(1, Duration::ZERO, EVERY)), (0, 1));
     }
 
     #[test]

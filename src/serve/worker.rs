@@ -55,7 +55,7 @@ const USER_TIMEOUT_MARGIN: Duration = Duration::from_secs(5);
 /// Time for which connections are accepted before the worker looks after the others, looked at after so many...
 const ACCEPT_TURN: Duration = Duration::from_micros(100);
 /// ... or this part of the time that the others took before, where that is more: who comes in a crowd does not wait until all who are served have had their turn many times, and
-/// they wait an eighth longer at most.
+/// they wait an eighth longer at most, whatever listeners there are.
 const ACCEPT_SHARE: u32 = 8;
 const ACCEPT_LOOK: u32 = 8;
 /// A client of whom more than this part of all connections wait for their turn gets no more of them.
@@ -156,10 +156,11 @@ impl Worker {
         let caller = tokio::task::spawn_local(turns::call(Rc::clone(&shared.turns), percent));
         let keeper = tokio::task::spawn_local(keep_time(Rc::clone(&shared), self.epoch));
         let mut accepting = Vec::new();
+        let share = ACCEPT_SHARE * u32::try_from(self.listeners.len()).unwrap_or(u32::MAX).clamp(1, 1 << 16);
         for (listener, scheme) in self.listeners {
             listener.set_nonblocking(true)?;
             let listener = TcpListener::from_std(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(Rc::clone(&shared), listener, scheme)));
+            accepting.push(tokio::task::spawn_local(accept(Rc::clone(&shared), (listener, scheme), share)));
         }
         let mut phase = shared.phase.clone();
         stopping(&mut phase).await;
@@ -217,7 +218,8 @@ async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
             shared.make_room(&handler.config);
             let waits = socket::disk_waits_of_this_thread();
             shared.metrics.set_disk_waits(waits.major_faults, waits.blocks_read);
-            shared.metrics.set_cpu_time(cpu_time_of_this_thread());
+            let helped = shared.helper.as_ref().map(Helper::cpu_time).unwrap_or_default();
+            shared.metrics.set_cpu_time(cpu_time_of_this_thread() + helped);
         }
     }
 }
@@ -227,7 +229,8 @@ fn millis_since(epoch: Instant) -> u64 {
     u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
-async fn accept(shared: Rc<Shared>, listener: TcpListener, scheme: Scheme) {
+/// `share`: of what part of the others' time connections are accepted, for this listener alone.
+async fn accept(shared: Rc<Shared>, (listener, scheme): (TcpListener, Scheme), share: u32) {
     let (mut accepted, mut begun, mut turn) = (0_u32, Instant::now(), ACCEPT_TURN);
     loop {
         // As many at once as have come, rather than as many as tokio has a task do: who is too much hears so at once.
@@ -239,7 +242,7 @@ async fn accept(shared: Rc<Shared>, listener: TcpListener, scheme: Scheme) {
                     let ended = Instant::now();
                     yield_now().await;
                     begun = Instant::now();
-                    turn = ACCEPT_TURN.max((begun - ended) / ACCEPT_SHARE);
+                    turn = ACCEPT_TURN.max((begun - ended) / share);
                 }
             }
             Err(err) => {

@@ -83,6 +83,7 @@ enum Answered {
 /// Whether what comes next may take a public key to answer: the second hello of a client that was asked for another share (RFC 8446, 4.1.4), and the shares of TLS 1.2.
 fn costs_much(connection: &ServerConnection) -> bool {
     connection.is_handshaking()
+        && connection.negotiated_key_exchange_group().is_none()
         && (connection.protocol_version() == Some(ProtocolVersion::TLSv1_2)
             || connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest))
 }
@@ -190,6 +191,11 @@ impl Session {
             Answered::Hello(Ok(mut connection)) => {
                 // The caller bounds what it has encrypted at once.
                 connection.set_buffer_limit(None);
+                // The second hello may have come with the first.
+                if connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest) {
+                    self.state = State::Asked(connection);
+                    return Ok(());
+                }
                 self.state = State::Open(connection);
                 self.work()
             }
@@ -247,15 +253,18 @@ impl Session {
         let copies = connection.protocol_version() == Some(ProtocolVersion::TLSv1_2);
         let mut writer = connection.writer();
         let Some((body, before)) = parts.split_last() else { return Ok(0) };
-        let length = before.iter().map(|part| part.len()).sum();
+        let length: usize = before.iter().map(|part| part.len()).sum();
         if copies && is_copied_slowly(length, body) {
             let (first, rest) = body.split_at(ASIDE);
             let mut begun = before.to_vec();
             begun.push(IoSlice::new(first));
-            return Ok(writer.write_vectored(&begun)? + writer.write(rest)?);
+            let taken = writer.write_vectored(&begun)?;
+            return Ok(if taken < length + ASIDE { taken } else { taken + writer.write(rest)? });
         }
         if !copies && goes_alone(length, body.len()) {
-            return Ok(writer.write_vectored(before)? + writer.write(body)?);
+            let first = writer.write_vectored(before)?;
+            // Less is taken of a session that is over.
+            return Ok(if first < length { first } else { first + writer.write(body)? });
         }
         writer.write_vectored(parts)
     }

@@ -80,7 +80,7 @@ fn shake(shop: &Shop, config: &Arc<ClientConfig>, host: &str) -> Result<(ClientC
         let mut wire = &wire[..];
         while !wire.is_empty() {
             session.receive(&mut wire).map_err(|err| err.to_string())?;
-            if let Some(work) = session.answer() {
+            while let Some(work) = session.answer() {
                 // As a helper does it.
                 let answer = std::thread::spawn(work).join().expect("it ends");
                 session.answered(answer).map_err(|err| err.to_string())?;

@@ -48,6 +48,8 @@ use crate::{
 
 /// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
+/// Reads of what is dropped before the worker looks after the others.
+const TURN_READS: u32 = 2;
 /// Requests answered to one client from memory before the worker looks after the others: who sends many ahead does not keep it.
 const TURN_HITS: u64 = 16;
 /// Parts of a response that does not go at once, after which it does so too.
@@ -489,7 +491,13 @@ impl<W: Wire> Http1<W> {
         let config = Rc::clone(&self.handler);
         let mut left = config.config.linger_max.0;
         let emptied = poll_fn(|cx| {
+            let mut reads = 0;
             while left > 0 {
+                if reads == TURN_READS {
+                    give_way(cx);
+                    return Poll::Pending;
+                }
+                reads += 1;
                 let mut room = desk.input.borrow_mut();
                 match ready!(self.wire.poll_recv(cx, &mut room)) {
                     Ok(0) | Err(_) => break,
