@@ -128,7 +128,7 @@ impl Set {
         let (builds, capacity) = (builds(plan), self.capacity());
         let mut oca: Vec<Vec<Measured>> = builds.iter().map(|_| Vec::new()).collect();
         let mut nginx: Vec<Vec<Measured>> = best.iter().map(|_| Vec::new()).collect();
-        let mut fio = Vec::new();
+        let mut fio = [Vec::new(), Vec::new()];
         for _ in 0..plan.rounds {
             for ((name, binary), measured) in builds.iter().zip(&mut oca) {
                 // What is mapped cannot be dropped: it is let go of by starting anew.
@@ -143,24 +143,29 @@ impl Set {
             for (server, measured) in best.iter().zip(&mut nginx) {
                 measured.push(once(server, &shape, plan.seconds, plan.verify)?);
             }
-            forget()?;
-            fio.extend(read_by_fio(&self.assets_folder(), len, plan.seconds)?);
+            for (measured, way) in fio.iter_mut().zip(FIO) {
+                forget()?;
+                measured.extend(read_by_fio(&self.assets_folder(), len, plan.seconds, way)?);
+            }
         }
         Ok(Row {
             section: "cold",
             workload: name.to_owned(),
             oca: oca.iter().map(|rounds| medians(rounds)).collect(),
             nginx: nginx.iter().map(|rounds| medians(rounds)).collect(),
-            others: if fio.is_empty() { Vec::new() } else { vec![medians(&fio)] },
+            others: fio.iter().filter(|rounds| !rounds.is_empty()).map(|rounds| medians(rounds)).collect(),
         })
     }
 }
 
-/// What the disk gives to who only reads, as deep in the queue as there are connections, past the kernel's cache.
-fn read_by_fio(folder: &Path, len: u64, seconds: f64) -> Fallible<Option<Measured>> {
+/// Past the kernel's cache, and by way of it, which asks the disk for more than one piece of a large range at a time.
+const FIO: [(&str, &str); 2] = [("fio, direct", "--direct=1"), ("fio, cached", "--direct=0")];
+
+/// What the disk gives to who only reads, as deep in the queue as there are connections.
+fn read_by_fio(folder: &Path, len: u64, seconds: f64, (name, way): (&str, &str)) -> Fallible<Option<Measured>> {
     let millis = Duration::from_secs_f64(seconds).as_millis();
     let mut command = Command::new("fio");
-    command.args(["--name=cold", "--readonly", "--rw=randread", "--norandommap", "--randrepeat=0", "--direct=1"]);
+    command.args(["--name=cold", "--readonly", "--rw=randread", "--norandommap", "--randrepeat=0", way]);
     command.args(["--ioengine=io_uring", "--file_service_type=random", "--time_based", "--output-format=json"]);
     command.args([
         format!("--bs={len}"),
@@ -170,7 +175,6 @@ fn read_by_fio(folder: &Path, len: u64, seconds: f64) -> Fallible<Option<Measure
     ]);
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let Ok(child) = cores::spawn_server(&mut command) else {
-        eprintln!("fio is not installed: nothing to compare the disk's speed with");
         return Ok(None);
     };
     let output = child.wait_with_output()?;
@@ -185,7 +189,7 @@ fn read_by_fio(folder: &Path, len: u64, seconds: f64) -> Fallible<Option<Measure
     let percentile = |rank: &str| figure(&job["read"]["clat_ns"]["percentile"][rank]).map(|nanos| (nanos / 1e3) as u64);
     let gigabytes_per_second = figure(&job["read"]["bw_bytes"])? / 1e9;
     Ok(Some(Measured {
-        name: "fio".to_owned(),
+        name: name.to_owned(),
         requests_per_second: figure(&job["read"]["iops"])?,
         gigabytes_per_second,
         cpu_per_gigabyte: (figure(&job["usr_cpu"])? + figure(&job["sys_cpu"])?) / 100.0 / gigabytes_per_second,

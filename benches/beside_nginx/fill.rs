@@ -64,7 +64,15 @@ pub(crate) fn fill(plan: &Plan) -> Fallible<Vec<Row>> {
     // The origin has the load's core when the load waits.
     shape.polls = false;
     let plan = Plan { seconds: 600.0, ..plan.clone() };
-    let bench = Bench { plan: &plan, section: "fill", appliances: &appliances, peers: &peers, others: &[], held: None };
+    let bench = Bench {
+        plan: &plan,
+        section: "fill",
+        appliances: &appliances,
+        peers: &peers,
+        others: &[],
+        logging: &[],
+        held: None,
+    };
     let row = bench.row("miss, 1 MiB x 64", &shape)?;
     stop(appliances)?;
     Ok(vec![row])

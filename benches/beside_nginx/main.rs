@@ -10,6 +10,8 @@
 //! Others: `--seconds=2` (each round; `--tenths=5` for half a second), `--rounds=5`, `--cold-gib=12`, `--wrk` (a second opinion from wrk), `--verify` (bodies are
 //! compared, not measured), `--test` (a short run that shows that all of it works).
 //!
+//! Needs nginx and fio (Debian's are meant), wrk where that is asked for, and 14 GiB of disk for what is cold.
+//!
 //! oca runs as it comes, with its metrics and its access log, but refuses nobody (`serve.queue_delay_max`), as nginx does not; nginx with its log off, and with the best of several configurations,
 //! found anew for each workload: the one with the highest throughput, and the one with the least CPU time, are both measured, and
 //! each ratio is against the better. Figures are medians over the rounds. Load and servers share a machine, so that only ratios of
@@ -38,9 +40,12 @@ mod workloads;
 #[expect(dead_code, reason = "benches share one support module, and none uses all of it")]
 mod support;
 
-use std::path::Path;
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use support::{Fallible, cores, flag, is_smoke, option, report, responder, values};
+use support::{Fallible, cores, flag, is_smoke, nginx::Nginx, option, report, responder, values};
 
 /// What may stand on the command line; `--bench` is put there by cargo.
 const OPTIONS: [&str; 14] = [
@@ -73,6 +78,30 @@ struct Plan {
     only: Vec<String>,
     /// Rows whose name holds this.
     row: Option<String>,
+}
+
+/// Says at the start what is missing. Tables without the others would take the place of those with them, and where nothing may be skipped nothing is.
+fn tools_are_there(plan: &Plan) -> Fallible<()> {
+    let has = |tool: &str, version: &str| {
+        Command::new(tool).arg(version).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+    };
+    let tools = [
+        ("nginx", Nginx::is_there(), "no row has a comparison"),
+        ("fio", has("fio", "--version"), "cold rows do not say what the disk gives"),
+        ("wrk", !plan.wrk || has("wrk", "-v"), "--wrk asks for it"),
+    ];
+    let missing: Vec<String> = tools
+        .iter()
+        .filter(|(_, is_there, _)| !is_there)
+        .map(|(tool, _, so)| format!("{tool} is not installed: {so} (Debian: apt install {tool})"))
+        .collect();
+    if !missing.is_empty()
+        && (flag("write") || plan.wrk || std::env::var_os("OCA_TESTS_COMPLETE").is_some_and(|complete| complete == "1"))
+    {
+        return Err(missing.join("; ").into());
+    }
+    missing.iter().for_each(|tool| eprintln!("{tool}"));
+    Ok(())
 }
 
 fn main() -> Fallible<()> {
@@ -119,6 +148,8 @@ fn main() -> Fallible<()> {
             "--write is for a whole run of this build as it comes: without --only, --row, --oca and --serve".into()
         );
     }
+    tools_are_there(&plan)?;
+    rlimit::increase_nofile_limit(u64::MAX)?;
     cores::pin_to_load()?;
     println!("{}\n", report::machine());
     let rows = workloads::run(&plan)?;

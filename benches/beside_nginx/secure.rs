@@ -48,7 +48,7 @@ fn run(plan: &Plan, section: &'static str, kinds: &[(u64, usize)]) -> Fallible<V
         warm(server.server.http(), 1, length)?;
     }
     settle(&appliances)?;
-    let bench = Bench { plan, section, appliances: &appliances, peers: &peers, others: &[], held: None };
+    let bench = Bench { plan, section, appliances: &appliances, peers: &peers, others: &[], logging: &[], held: None };
     let mut rows = Vec::new();
     for (kib, connections) in if plan.smoke { &kinds[..1] } else { kinds } {
         let len = kib * KIB;

@@ -109,7 +109,6 @@ pub(crate) fn folder_source(home: &Path) -> String {
 
 pub(crate) fn peers(plan: &Plan, home: &Path, tunings: &[Tuning], role: &Role<'_>) -> Fallible<Vec<Named>> {
     if !Nginx::is_there() {
-        eprintln!("nginx is not installed: no comparison");
         return Ok(Vec::new());
     }
     let tunings = if plan.smoke { &tunings[..1] } else { tunings };
@@ -168,6 +167,8 @@ pub(crate) struct Bench<'a> {
     pub(crate) appliances: &'a [Named],
     pub(crate) peers: &'a [Named],
     pub(crate) others: &'a [Named],
+    /// The peers with their logs on, in the same order, where those are measured.
+    pub(crate) logging: &'a [Named],
     /// How many assets of which length each server is asked for once before the rounds, where all should come from memory: kernels
     /// that reclaim ahead of need (DAMON) take what nobody has used for some seconds, as while the peers are tried.
     pub(crate) held: Option<(u64, u64)>,
@@ -181,7 +182,10 @@ impl Bench<'_> {
                 warm(server.server.http(), count, length)?;
             }
         }
-        let all: Vec<&Named> = self.appliances.iter().chain(best.iter().copied()).chain(self.others).collect();
+        let fastest = best.first().and_then(|best| self.peers.iter().position(|peer| std::ptr::eq(peer, *best)));
+        let logging = fastest.and_then(|at| self.logging.get(at));
+        let all: Vec<&Named> =
+            self.appliances.iter().chain(best.iter().copied()).chain(logging).chain(self.others).collect();
         let mut measured = in_turns(&all, shape, self.plan)?;
         let others = measured.split_off(self.appliances.len() + best.len());
         let nginx = measured.split_off(self.appliances.len());
@@ -208,16 +212,21 @@ fn hot(plan: &Plan) -> Fallible<Vec<Row>> {
         let responder = Responder::start(&scratch.path().join("source/0.mp4"), send_buffer)?;
         others.push(Named { name: name.into(), server: Server::Ceiling(responder) });
     }
-    if !peers.is_empty() && !plan.smoke {
-        let tuning = Tuning { log: true, ..Tuning::hot()[0] };
-        let nginx = Nginx::start(scratch.path(), &scratch.path().join("source"), tuning, &Role::default())?;
-        others.push(Named { name: format!("nginx ({tuning})"), server: Server::Nginx(nginx) });
-    }
-    for server in appliances.iter().chain(&peers) {
+    let tunings: Vec<Tuning> = Tuning::hot().into_iter().map(|tuning| Tuning { log: true, ..tuning }).collect();
+    let logging = if plan.smoke { Vec::new() } else { self::peers(plan, scratch.path(), &tunings, &Role::default())? };
+    for server in appliances.iter().chain(&peers).chain(&logging) {
         warm(server.server.http(), 1, length)?;
     }
     settle(&appliances)?;
-    let bench = Bench { plan, section: "hot", appliances: &appliances, peers: &peers, others: &others, held: None };
+    let bench = Bench {
+        plan,
+        section: "hot",
+        appliances: &appliances,
+        peers: &peers,
+        others: &others,
+        logging: &logging,
+        held: None,
+    };
     let kinds = [(16, 64), (64, 64), (256, 64), (1024, 64), (4096, 64), (64, 1), (64, 1000), (1024, 1), (1024, 1000)];
     let mut rows = Vec::new();
     for (kib, connections) in if plan.smoke { &kinds[1..2] } else { &kinds[..] } {
@@ -279,6 +288,7 @@ fn small(plan: &Plan) -> Fallible<Vec<Row>> {
             appliances: &appliances,
             peers: &peers,
             others: &ceiling,
+            logging: &[],
             held: Some((count, length)),
         };
         rows.push(bench.row(workload, &shape)?);

@@ -7,10 +7,31 @@ use std::{
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The core of servers, and the core of the load. The same one where there is only one, which no figure survives.
+/// The core of servers, and the core of the load: another one, not another thread of the same where that can be. The same one where there is only one, which no
+/// figure survives.
 pub(crate) fn cores() -> (usize, usize) {
     let allowed = allowed();
-    (allowed.first().copied().unwrap_or(0), allowed.get(1).or(allowed.first()).copied().unwrap_or(0))
+    let first = allowed.first().copied().unwrap_or(0);
+    let siblings = siblings(first);
+    let others = || allowed.iter().skip(1).copied();
+    (first, others().find(|core| !siblings.contains(core)).or_else(|| others().next()).unwrap_or(first))
+}
+
+/// Whether the load runs on the same core as servers, or on another thread of it, and takes their time.
+pub(crate) fn share_a_core() -> bool {
+    let (server, load) = cores();
+    server == load || siblings(server).contains(&load)
+}
+
+/// Threads of the same core, itself too, as the kernel lists them: `0,4` or `0-1`.
+fn siblings(core: usize) -> Vec<usize> {
+    let path = format!("/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let of = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?)
+    };
+    text.trim().split(',').filter_map(of).flatten().collect()
 }
 
 fn allowed() -> Vec<usize> {

@@ -131,8 +131,7 @@ pub(crate) struct Nginx {
 impl Nginx {
     /// Whether it is installed.
     pub(crate) fn is_there() -> bool {
-        let run = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
-        run.is_ok_and(|status| status.success())
+        binary().is_some()
     }
 
     /// Serves the files below `root`, or what its role says.
@@ -175,7 +174,7 @@ impl Nginx {
             user = if rustix::process::geteuid().is_root() { "user root;" } else { "" },
         );
         fs::write(home.join("nginx.conf"), config)?;
-        let mut command = Command::new("nginx");
+        let mut command = Command::new(binary().ok_or("nginx is not installed")?);
         command.arg("-c").arg(home.join("nginx.conf")).arg("-p").arg(&home);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = if role.is_origin { command.spawn()? } else { cores::spawn_server(&mut command)? };
@@ -194,6 +193,14 @@ impl Nginx {
     pub(crate) fn ids(&self) -> Vec<u32> {
         cores::family(self.child.id())
     }
+}
+
+/// Where it is: Debian has it where only root's PATH leads.
+fn binary() -> Option<&'static str> {
+    ["nginx", "/usr/sbin/nginx"].into_iter().find(|path| {
+        let run = Command::new(path).arg("-v").stderr(Stdio::null()).status();
+        run.is_ok_and(|status| status.success())
+    })
 }
 
 impl Drop for Nginx {

@@ -1,6 +1,8 @@
 //! Sections of documents that a bench writes, so that no figure stands there that no command makes.
 
-use std::{fs, io, path::Path, process::Command};
+use std::{fs, io, path::Path, process::Command, sync::OnceLock};
+
+use super::cores;
 
 /// Puts `markdown` into section `name` of `document` (a path below the project's folder), in place of what stands there. A section
 /// lies between the lines `<!-- begin NAME: made by COMMAND -->` and `<!-- end NAME -->`.
@@ -31,12 +33,17 @@ pub(crate) fn machine() -> String {
     let cores = cpu.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let control = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load.split(' ').nth(1).unwrap_or("?").to_owned();
+    // As it was when this was first asked for: before anything was measured.
+    static LOAD: OnceLock<String> = OnceLock::new();
+    let load = LOAD.get_or_init(|| {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        load.split(' ').nth(1).unwrap_or("?").to_owned()
+    });
+    let shared = if cores::share_a_core() { ", the load on the server's own core" } else { "" };
     let virtual_machine = if cpu.contains("hypervisor") { ", virtual" } else { "" };
     let now = httpdate::fmt_http_date(std::time::SystemTime::now());
     format!(
-        "{model} ({cores} cores{virtual_machine}), Linux {}, {} congestion control, load {load} over the five minutes before{}; {now}",
+        "{model} ({cores} cores{virtual_machine}{shared}), Linux {}, {} congestion control, load {load} over the five minutes before{}; {now}",
         kernel.trim(),
         control.trim(),
         commit()
