@@ -173,7 +173,7 @@ pub const TABLE: &[Description] = &[
         "worker",
         "Blocks of 512 bytes that a worker had the disk read and waited for; grows where storage.residency_trust is too long.",
     ),
-    metric("oca_worker_cpu_seconds_total", Kind::Counter, "worker", "Time that a worker has computed."),
+    metric("oca_worker_cpu_seconds_total", Kind::Counter, "worker", "Time that a worker and its helper have computed."),
     metric(
         "oca_worker_queue_delay_seconds",
         Kind::Gauge,
