@@ -86,8 +86,8 @@ pub(crate) struct Outcome {
 const HEAD_MAX: usize = 2048;
 /// Most that is dropped or compared by one call.
 const DROP_MAX: usize = 4 << 20;
-/// Most that is read by a call that looks for a head: little of a body is copied with it.
-const PIECE_MAX: usize = 512;
+/// Most that is read by a call that looks for a head: little of a body is copied with it, and no server's head takes two, as no client's buffer is so small.
+const PIECE_MAX: usize = 1024;
 /// A server that says nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
