@@ -145,6 +145,10 @@ impl Wire for Kernel {
         Poll::Ready(Ok(()))
     }
 
+    fn wake_at(&self, bytes: i32) {
+        self.plain.wake_at(bytes);
+    }
+
     fn break_off(&mut self) {
         self.plain.break_off();
     }

@@ -20,7 +20,7 @@ use super::{
     connection::Connection,
     helper::{Done, Helper},
     kernel::Kernel,
-    wire::{Outgoing, Wire},
+    wire::{Outgoing, Wire, wake_at},
 };
 use crate::{
     net::tls::{Established, Session},
@@ -366,6 +366,10 @@ impl Wire for Secure {
             tracing::trace!(error = %err, "the client has said nothing more");
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn wake_at(&self, bytes: i32) {
+        wake_at(&self.stream, bytes);
     }
 
     fn break_off(&mut self) {

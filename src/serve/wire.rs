@@ -17,6 +17,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::connection::Connection;
 use crate::{
     storage::Mapping,
+    sys::socket,
     telemetry::metrics::{SendPath, WorkerMetrics},
 };
 
@@ -51,6 +52,9 @@ pub(super) trait Wire {
     /// # Errors
     /// The connection is broken.
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Whoever waits for what comes is woken from so many bytes on.
+    fn wake_at(&self, bytes: i32);
 
     /// Makes the end of the connection look like the failure it is: for a body that is cut where nothing else marks its end.
     fn break_off(&mut self);
@@ -171,10 +175,21 @@ impl Wire for Plain {
         }
     }
 
+    fn wake_at(&self, bytes: i32) {
+        wake_at(&self.stream, bytes);
+    }
+
     fn break_off(&mut self) {
         if let Err(err) = self.stream.set_zero_linger() {
             tracing::debug!(error = %err, "connection is closed as if all were well");
         }
+    }
+}
+
+/// As [`Wire::wake_at`]. Where the kernel will not, more is read than need be.
+pub(super) fn wake_at(stream: &TcpStream, bytes: i32) {
+    if let Err(err) = socket::wake_at(stream, bytes) {
+        tracing::debug!(error = %err, "a connection is read as each byte comes");
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "the ioctls for a socket's queues, RUSAGE_THREAD and descriptors that a parent has left open have no safe interface"
+    reason = "the ioctls for a socket's queues, SO_RCVLOWAT, RUSAGE_THREAD and descriptors that a parent has left open have no safe interface"
 )]
 
 use std::{
@@ -73,6 +73,20 @@ pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
     // SAFETY: it was zeroed above, and every bit pattern is a valid value of its integers.
     let info = unsafe { info.assume_init() };
     Ok(Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+/// From how many bytes on whoever waits for the socket is told that it can be read (`SO_RCVLOWAT`, `socket(7)`; at most half of what its buffer holds); of its end,
+/// at once. What is there already counts.
+///
+/// # Errors
+/// As of `setsockopt(2)`.
+pub fn wake_at(socket: impl AsFd, bytes: i32) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&bytes)).map_err(io::Error::other)?;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads `size` bytes of an int that outlives the call; the descriptor is borrowed and open.
+    let result =
+        unsafe { libc::setsockopt(descriptor, libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const bytes).cast(), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// What the calling thread had to wait for the disk for, instead of somebody else.

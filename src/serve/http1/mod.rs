@@ -8,6 +8,7 @@
 
 pub(super) mod head;
 mod sending;
+mod trickle;
 pub(super) mod write;
 
 use std::{
@@ -30,6 +31,7 @@ pub(in crate::serve) use self::sending::give_way;
 use self::{
     head::{BadHead, Head, Scan},
     sending::{Sending, TURN_BYTES},
+    trickle::Trickle,
     write::{Ending, Framing},
 };
 use super::{
@@ -105,6 +107,7 @@ pub(super) struct Http1<W> {
     desk: Rc<Desk>,
     input: Vec<u8>,
     scan: Scan,
+    trickle: Trickle,
 }
 
 /// How a connection goes on after a response.
@@ -153,7 +156,7 @@ struct Asked {
 impl<W: Wire> Http1<W> {
     pub(super) fn new(wire: W, connection: Rc<Connection>, desk: Rc<Desk>) -> Self {
         let handler = desk.handler();
-        Self { wire, connection, handler, desk, input: Vec::new(), scan: Scan::default() }
+        Self { wire, connection, handler, desk, input: Vec::new(), scan: Scan::default(), trickle: Trickle::default() }
     }
 
     /// Serves requests until the connection ends.
@@ -208,6 +211,7 @@ impl<W: Wire> Http1<W> {
     /// Reads until a head is whole, and answers it if it can be answered at once.
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Step>> {
         let desk = Rc::clone(&self.desk);
+        let mut read_on = false;
         loop {
             if !self.input.is_empty() {
                 // Sent ahead, or in pieces.
@@ -220,15 +224,21 @@ impl<W: Wire> Http1<W> {
                     self.input = Vec::new();
                 }
                 if let Some(step) = step {
+                    self.trickle.whole(&self.wire);
                     return Poll::Ready(Ok(step));
                 }
+                if read_on {
+                    self.trickle.read(self.input.len(), self.connection.peer.port(), &self.wire);
+                }
             }
+            self.trickle.look(&self.wire, cx);
             let mut room = desk.input.borrow_mut();
             let count = ready!(self.wire.poll_recv(cx, &mut room))?;
             if count == 0 {
                 return Poll::Ready(Ok(Step::Closed));
             }
             self.connection.received();
+            read_on = true;
             let read = &room[..count];
             if !self.input.is_empty() {
                 self.input.extend_from_slice(read);

@@ -1,7 +1,14 @@
 //! Whoever gives as little as possible for as long as possible; `slow` and `tls` beside this folder hold what takes as little.
 
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
 use super::PATIENCE;
-use crate::support::{Client, Origin, Setup, request, wait_until};
+use crate::support::{Appliance, Authority, Client, KeyKind, Origin, Setup, request, wait_until};
 
 /// Slow POST (R-U-Dead-Yet, 2010): a body is announced and comes byte by byte, and a worker waits for it. No body is waited for: the
 /// refusal comes before it, and the connection ends though bytes go on coming.
@@ -41,4 +48,47 @@ fn slowloris_with_every_connection() {
         viewer.read_response("GET").is_ok_and(|response| response.status() == 200)
     });
     assert!(appliance.metric("oca_connections_closed_total", "reason=\"header_timeout\"") > 0.0);
+}
+
+/// Slowloris, again: a byte is a packet, and a packet a turn of the worker, of which a crowd can send tens of thousands a second. A head that comes so is looked at
+/// once a second whatever comes of it, and answered when it is whole, by TLS too; what follows on its connection is read as it comes.
+#[test]
+fn slowloris_wakes_nobody_by_each_byte() {
+    const BYTES: usize = 500;
+    let origin = Origin::start();
+    let content = origin.publish_new("/film.mp4", 1, 1000);
+    let authority = Authority::new();
+    let issued = authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2040));
+    let appliance = Setup::new(&origin).workers(1).tls(&issued, &[], "").start();
+    let clients = [appliance.connect(), authority.connect(appliance.https(), "a.test")];
+    for mut client in clients {
+        content.assert_is(0, &client.get("/film.mp4").body);
+        let padding = "x".repeat(BYTES);
+        let head = format!("GET /film.mp4 HTTP/1.1\r\nHost: a.test\r\nX-a: {padding}\r\n\r\n");
+        let (begun, before) = (Instant::now(), sleeps_of_worker(&appliance));
+        for byte in head.bytes() {
+            client.send(&[byte]);
+            // So that the worker would sleep between two.
+            thread::park_timeout(Duration::from_millis(2));
+        }
+        let (sleeps, ticks) = (sleeps_of_worker(&appliance) - before, begun.elapsed().as_millis() / 10);
+        content.assert_is(0, &client.read_response("GET").expect("a response").body);
+        assert!(sleeps < BYTES as u128 / 2 + ticks, "{sleeps} sleeps and {ticks} ticks for {} bytes", head.len());
+        for _ in 0..3 {
+            content.assert_is(0, &client.get("/film.mp4").body);
+        }
+    }
+}
+
+/// How often the worker had nothing to do.
+fn sleeps_of_worker(appliance: &Appliance) -> u128 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", appliance.pid().as_raw_nonzero())).expect("it runs");
+    let text = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    let worker = tasks
+        .filter_map(Result::ok)
+        .find(|task| text(task.path().join("comm")).trim() == "oca-worker-0")
+        .expect("there is one");
+    let status = text(worker.path().join("status"));
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("it is told");
+    count.trim().parse().expect("a number")
 }
