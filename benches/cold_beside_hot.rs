@@ -28,7 +28,7 @@ use support::{
     client::Client,
     flag, is_smoke, option, report,
     scratch::Scratch,
-    stolen::Undisturbed,
+    stolen::{Kept, Undisturbed},
     values,
 };
 
@@ -200,7 +200,7 @@ fn measure(appliance: &Appliance, plan: &Plan, cold_clients: u64, cold_range: u6
     for reader in readers {
         cold.add(reader.join().map_err(|_| "a cold client panicked")??)?;
     }
-    let (hot, left_out) = hot.end();
+    let Kept { latency: hot, left_out, .. } = hot.end();
     Ok(Measured {
         hot,
         left_out,

@@ -19,7 +19,7 @@ use rustix::{
 use rustls::ClientConfig;
 
 use super::{
-    cores, events, http2,
+    arrival, cores, events, http2,
     random::Random,
     records::{Records, receive},
     stolen::Undisturbed,
@@ -80,6 +80,8 @@ pub(crate) struct Outcome {
     pub(crate) latency: Histogram<u64>,
     /// Share of the time that `latency` holds nothing of, since the host took the machine away in it.
     pub(crate) left_out: f64,
+    /// The p99 of each tenth of a second, in microseconds; as above.
+    pub(crate) tenths: Vec<u64>,
 }
 
 /// Longest head of a response that is understood.
@@ -88,6 +90,8 @@ const HEAD_MAX: usize = 2048;
 const DROP_MAX: usize = 4 << 20;
 /// Most that is read by a call that looks for a head: little of a body is copied with it, and no server's head takes two, as no client's buffer is so small.
 const PIECE_MAX: usize = 1024;
+/// How much later than it is due a request may leave before others that are due by then are left out.
+const LATE: Duration = Duration::from_micros(20);
 /// A server that says nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -96,6 +100,11 @@ struct Connection {
     speech: Speech,
     ask: Ask,
     sent_at: Instant,
+    /// When the request was due, where that was by the kernel's clock before it could be sent; and when the last bytes came.
+    due_at: Duration,
+    arrived: Option<Duration>,
+    /// Whether the kernel is asked for the latter.
+    keeps_times: bool,
     /// The response's head, and what came with it.
     head: Vec<u8>,
     /// Bytes of the body still to come; `None` while the head is read.
@@ -133,6 +142,7 @@ impl Load<'_> {
             load_busy_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
             left_out: 0.0,
+            tenths: Vec::new(),
         };
         let mut scratch = vec![0_u8; DROP_MAX];
         let disk = cores::disk_bytes(&self.servers);
@@ -181,8 +191,8 @@ impl Load<'_> {
 
 impl Load<'_> {
     /// Runs it as an open loop: requests come at random moments, `rate` a second on average, whether or not those before were answered. Latency
-    /// is from the moment at which a request is due, so that waiting for a free connection counts. What came while the host had taken the machine away
-    /// is no part of it.
+    /// is from the moment at which a request is due where no connection is free then, so that waiting for one counts, else from when it is sent, and to the moment at which
+    /// the kernel has the last of its response: a load that is kept from its core is no part of it. Nor is what came while the host had taken the machine away.
     ///
     /// # Errors
     /// As of `run`.
@@ -191,7 +201,9 @@ impl Load<'_> {
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut connections = Vec::with_capacity(self.connections);
         for number in 0..self.connections {
-            let connection = Connection::open(self.address, &self.protocol, (self.next)(&mut random))?;
+            let mut connection = Connection::open(self.address, &self.protocol, (self.next)(&mut random))?;
+            connection.keeps_times =
+                matches!(connection.speech, Speech::Plain) && arrival::keep(&connection.stream).is_ok();
             epoll::add(&poll, &connection.stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
             connections.push(connection);
         }
@@ -204,28 +216,40 @@ impl Load<'_> {
             load_busy_seconds: 0.0,
             latency: Histogram::new_with_bounds(1, 60_000_000, 3).map_err(io::Error::other)?,
             left_out: 0.0,
+            tenths: Vec::new(),
         };
         let own = [std::process::id()];
         let mut scratch = vec![0_u8; DROP_MAX];
         let mut events = Vec::with_capacity(1024);
-        let mut idle: Vec<usize> = (0..self.connections).collect();
+        // Each in its turn: by the last that has become idle a few would ask for most, as no viewer does.
+        let mut idle: VecDeque<usize> = (0..self.connections).collect();
         let mut waiting = VecDeque::new();
         let mut latency = Undisturbed::begin().map_err(io::Error::other)?;
         let (begun, cpu, own_cpu) = (Instant::now(), cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own));
         let (end, mut due) = (begun + self.time, begun);
         loop {
             let now = Instant::now();
+            let mut late = false;
             while due <= now && due < end {
-                waiting.push_back(due);
+                if waiting.len() >= idle.len() {
+                    waiting.push_back((due, true));
+                } else if !late {
+                    waiting.push_back((due, false));
+                }
+                // Who was kept from its core does not make up for that at once: what it would have sent is not sent.
+                late = now - due > LATE || late;
                 due += Duration::from_secs_f64(-(1.0 - random.unit()).ln() / rate);
             }
             while !waiting.is_empty()
-                && let Some(number) = idle.pop()
+                && let Some(number) = idle.pop_front()
             {
                 let connection = &mut connections[number];
                 connection.ask = (self.next)(&mut random);
                 connection.send()?;
-                connection.sent_at = waiting.pop_front().unwrap_or(now);
+                if let Some((due, true)) = waiting.pop_front() {
+                    connection.due_at -= connection.sent_at - due;
+                    connection.sent_at = due;
+                }
             }
             if due >= end && idle.len() == connections.len() {
                 break;
@@ -242,14 +266,16 @@ impl Load<'_> {
                     continue;
                 }
                 let now = Instant::now();
-                latency.record(now - connection.sent_at, now);
+                let took = connection.arrived.and_then(|arrived| arrived.checked_sub(connection.due_at));
+                latency.record(took.unwrap_or(now - connection.sent_at), now);
                 outcome.requests += 1;
                 outcome.bytes += connection.ask.len;
-                idle.push(number);
+                idle.push_back(number);
             }
         }
         outcome.seconds = begun.elapsed().as_secs_f64();
-        (outcome.latency, outcome.left_out) = latency.end();
+        let kept = latency.end();
+        (outcome.latency, outcome.left_out, outcome.tenths) = (kept.latency, kept.left_out, kept.tenths);
         outcome.cpu_seconds = cores::cpu_seconds(&self.servers) - cpu;
         outcome.load_busy_seconds = cores::cpu_seconds(&own) - own_cpu;
         Ok(outcome)
@@ -270,7 +296,18 @@ impl Connection {
             }
         };
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, speech, ask, sent_at: Instant::now(), head: Vec::new(), left: None, done: false })
+        Ok(Self {
+            stream,
+            speech,
+            ask,
+            sent_at: Instant::now(),
+            due_at: Duration::ZERO,
+            arrived: None,
+            keeps_times: false,
+            head: Vec::new(),
+            left: None,
+            done: false,
+        })
     }
 
     fn send(&mut self) -> io::Result<()> {
@@ -287,6 +324,9 @@ impl Connection {
         self.head.clear();
         self.left = None;
         self.sent_at = Instant::now();
+        if self.keeps_times {
+            (self.due_at, self.arrived) = (arrival::now(), None);
+        }
         match &mut self.speech {
             // A request is smaller than any socket's buffer.
             Speech::Plain if send(&self.stream, text, SendFlags::NOSIGNAL)? == text.len() => Ok(()),
@@ -319,6 +359,13 @@ impl Connection {
                 (Speech::Sealed(records), Some(_)) => {
                     scratch.clear();
                     records.open(&self.stream, scratch)?
+                }
+                (_, None) if self.keeps_times => {
+                    scratch.resize(DROP_MAX, 0);
+                    arrival::receive(&self.stream, &mut scratch[..room], libc::MSG_TRUNC)?.map(|(count, arrived)| {
+                        self.arrived = arrived;
+                        count
+                    })
                 }
                 (_, None) => {
                     scratch.resize(DROP_MAX, 0);

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod appliance;
+pub(crate) mod arrival;
 pub(crate) mod client;
 pub(crate) mod cores;
 pub(crate) mod events;

@@ -25,6 +25,9 @@ const SLICE: Duration = Duration::from_millis(20);
 /// How often a core is looked after, and how much later than that it is found to have stood still. A kernel that is built without preemption ends what
 /// it does for others first: with what is measured here, that is a third of it.
 const LOOK: Duration = Duration::from_millis(1);
+/// What has a p99 of its own, and how many it has to be of.
+const TENTH: Duration = Duration::from_millis(100);
+const TENTH_MIN: usize = 500;
 
 /// Keeps what lies in slices of time in which no core stood still, nor in those before and after.
 #[derive(Debug)]
@@ -44,6 +47,21 @@ pub(crate) struct Undisturbed {
     watch: Watch,
     time: Duration,
     left_out: Duration,
+    /// What was kept of the tenth of a second that runs, and when it has begun; and the p99 of those that are over.
+    tenth: (Vec<u64>, Instant),
+    tenths: Vec<u64>,
+}
+
+/// What was not left out.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Microseconds.
+    pub(crate) latency: Histogram<u64>,
+    /// Share of the time that was left out. Where nothing could be kept, that is all of it, and the latencies are of everything; a short run keeps everything too.
+    pub(crate) left_out: f64,
+    /// The p99 of each tenth of a second, in microseconds. A host that makes a core slow for some hundredths of a second, without stopping it, is seen by nobody here; it
+    /// makes the p99 of the whole, and that of few of these.
+    pub(crate) tenths: Vec<u64>,
 }
 
 /// How often a core was seen to stand still.
@@ -113,6 +131,8 @@ impl Undisturbed {
             stood: 0,
             time: Duration::ZERO,
             left_out: Duration::ZERO,
+            tenth: (Vec::new(), Instant::now()),
+            tenths: Vec::new(),
         })
     }
 
@@ -132,26 +152,37 @@ impl Undisturbed {
         let (before, lasted) = &mut self.before;
         if self.ours == [true; 2] && is_ours {
             before.iter().for_each(|micros| self.kept.saturating_record(*micros));
+            self.tenth.0.extend_from_slice(before);
         } else {
             self.left_out += *lasted;
         }
         self.time += *lasted;
         before.clear();
+        if now - self.tenth.1 >= TENTH {
+            let (tenth, begun) = &mut self.tenth;
+            let (count, at) = (tenth.len(), tenth.len() * 99 / 100);
+            if count >= TENTH_MIN {
+                self.tenths.push(*tenth.select_nth_unstable(at).1);
+            }
+            tenth.clear();
+            *begun = now;
+        }
         std::mem::swap(before, &mut self.present);
         *lasted = now - self.begun;
         self.ours = [is_ours, self.ours[0]];
         (self.stolen, self.stood, self.begun) = (stolen, stood, now);
     }
 
-    /// What was kept, and the share of the time that was left out. Where nothing could be kept, that is all of it, and this is everything; a short run keeps
-    /// everything too.
-    pub(crate) fn end(mut self) -> (Histogram<u64>, f64) {
+    /// What was kept.
+    pub(crate) fn end(mut self) -> Kept {
         self.next_slice(Instant::now());
         self.next_slice(Instant::now());
+        let tenths = std::mem::take(&mut self.tenths);
         if is_smoke() || self.kept.is_empty() {
-            return (self.all.clone(), if is_smoke() { 0.0 } else { 1.0 });
+            return Kept { latency: self.all.clone(), left_out: if is_smoke() { 0.0 } else { 1.0 }, tenths };
         }
-        (self.kept.clone(), self.left_out.as_secs_f64() / self.time.as_secs_f64())
+        let left_out = self.left_out.as_secs_f64() / self.time.as_secs_f64();
+        Kept { latency: self.kept.clone(), left_out, tenths }
     }
 }
 
