@@ -291,6 +291,12 @@ fn check_bounds(config: &Config, reading: &Reading) {
         "[\"http/1.1\", \"h2\"], [\"h2\", \"http/1.1\"], or one of them",
     );
     fault(
+        serve.receive_buffer.0 > 0 && !(16 * kib..=16 * kib * kib).contains(&serve.receive_buffer.0),
+        "serve.receive_buffer",
+        format!("{} that a client may send ahead", serve.receive_buffer),
+        "16 KiB to 16 MiB, or \"0 B\" to leave it to the kernel",
+    );
+    fault(
         !(16 * kib..=4 * kib * kib).contains(&serve.http2.send_buffer.0),
         "serve.http2.send_buffer",
         format!("{} waiting for one stream", serve.http2.send_buffer),
@@ -408,9 +414,12 @@ fn check_health(config: &Config, reading: &Reading) {
     if !(1..=90).contains(&percent) {
         reading.add(reading.span("serve.newcomers_percent"), format!("{percent} percent"), "1 to 90");
     }
-    let percent = config.serve.client_percent;
-    if !(1..=100).contains(&percent) {
-        reading.add(reading.span("serve.client_percent"), format!("{percent} percent"), "1 to 100");
+    for (key, percent) in
+        [("serve.costly_percent", config.serve.costly_percent), ("serve.client_percent", config.serve.client_percent)]
+    {
+        if !(1..=100).contains(&percent) {
+            reading.add(reading.span(key), format!("{percent} percent"), "1 to 100");
+        }
     }
     if !(health.interval..=Duration::from_secs(3600)).contains(&health.window) {
         let message = "health.window is not longer than health.interval, or longer than an hour";

@@ -87,7 +87,7 @@ const SHOWN: Effect = Restart("how messages are written is settled at the start"
 
 /// Each key of the file, by the table that it stands in. In the order of the reference.
 pub(super) const TABLE: &[(&str, Effect, &[&str])] = &[
-    ("serve", ADDRESSES, &["http", "https", "backlog"]),
+    ("serve", ADDRESSES, &["http", "https", "backlog", "receive_buffer"]),
     ("serve", THREADS, &["workers", "descriptors_reserved"]),
     (
         "serve",
@@ -100,6 +100,7 @@ pub(super) const TABLE: &[(&str, Effect, &[&str])] = &[
             "connections_percent",
             "queue_delay_max",
             "newcomers_percent",
+            "costly_percent",
             "client_percent",
             "stall_timeout",
             "send_rate_min",

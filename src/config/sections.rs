@@ -50,6 +50,7 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("connections_max", &mut into.connections_max);
     section.read("descriptors_reserved", &mut into.descriptors_reserved);
     section.read("backlog", &mut into.backlog);
+    section.read("receive_buffer", &mut into.receive_buffer);
     section.read("header_timeout", &mut into.header_timeout);
     section.read("header_size_max", &mut into.header_size_max);
     section.read("header_count_max", &mut into.header_count_max);
@@ -58,6 +59,7 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("connections_percent", &mut into.connections_percent);
     section.read("queue_delay_max", &mut into.queue_delay_max);
     section.read("newcomers_percent", &mut into.newcomers_percent);
+    section.read("costly_percent", &mut into.costly_percent);
     section.read("client_percent", &mut into.client_percent);
     section.read("refuse_delay", &mut into.refuse_delay);
     section.read("stall_timeout", &mut into.stall_timeout);

@@ -1,4 +1,5 @@
-//! What one connection has cost its worker, in time, and what it has got for that: whether it is one that is served.
+//! What one connection, and one client with all of its connections, has cost its worker, in time, and what was got for that: whether it is one that is served, and
+//! whether it costs much.
 
 use std::cell::Cell;
 
@@ -47,12 +48,56 @@ impl Taken {
 
 /// Nanoseconds for which a connection may get nothing and still counts as one that is served.
 const CREDIT: u64 = 1_000_000;
+/// Nanoseconds that a client's connections may together have got nothing for before it costs much, and most that is held against it.
+const DEBT: u64 = 5_000_000;
+const DEBT_MAX: u64 = 2 * DEBT;
+/// Nanoseconds of that which are forgotten with each millisecond: a hundredth of the time costs nobody much.
+const FORGOTTEN: u64 = 10_000;
 /// What a byte of a response pays for, in nanoseconds: 0.26 ms for 64 KiB, of which a hit takes a tenth.
 const NANOS_PER_BYTE: u64 = 4;
 /// Least that a hit pays for, in nanoseconds: small ones take a third of that.
 pub(super) const HIT: u64 = 20_000;
 /// Bytes of responses that make a newcomer one who is served.
 const SERVED: u64 = 4 << 10;
+
+/// What all connections of a client have cost a worker together.
+#[derive(Debug, Default)]
+pub(super) struct Together {
+    taken: Taken,
+    /// Nanoseconds that nothing has been got for, and when that was looked at last, in milliseconds.
+    debt: Cell<u64>,
+    since: Cell<u64>,
+}
+
+impl Together {
+    /// Nanoseconds that they have taken in this window and in the one before.
+    pub(super) fn taken(&self, window: u64) -> u64 {
+        self.taken.of(window)
+    }
+
+    /// They have taken `nanos`, of which hits have paid for so much.
+    pub(super) fn take(&self, window: u64, (nanos, paid): (u64, u64), now_millis: u64) {
+        self.taken.add(window, nanos);
+        let debt = self.debt(now_millis);
+        self.debt.set((debt + nanos).saturating_sub(paid).min(DEBT_MAX));
+        self.since.set(now_millis);
+    }
+
+    /// Bytes of a response have gone.
+    pub(super) fn got(&self, bytes: u64) {
+        self.debt.set(self.debt.get().saturating_sub(bytes.saturating_mul(NANOS_PER_BYTE)));
+    }
+
+    /// Whether the client costs much more than what it gets, and has for a while.
+    pub(super) fn costs_much(&self, now_millis: u64) -> bool {
+        self.debt.get() > DEBT && self.debt(now_millis) > DEBT
+    }
+
+    fn debt(&self, now_millis: u64) -> u64 {
+        let passed = now_millis.saturating_sub(self.since.get());
+        self.debt.get().saturating_sub(passed.saturating_mul(FORGOTTEN))
+    }
+}
 
 impl Default for Account {
     fn default() -> Self {
@@ -81,12 +126,12 @@ impl Account {
         self.taken.of(window)
     }
 
-    /// It has taken `nanos`, and a hit pays for `worth`; whether that is the first in this window.
-    pub(super) fn take(&self, window: u64, nanos: u64, worth: u64) -> bool {
+    /// It has taken `nanos`, and a hit pays for `worth`; whether that is the first in this window, and what hits have paid for.
+    pub(super) fn take(&self, window: u64, nanos: u64, worth: u64) -> (bool, u64) {
         let paid = self.hits.replace(0) * worth;
         // No more than makes up for a few responses: who was costly for long is not so for ever.
         self.unpaid.set((self.unpaid.get() + nanos).saturating_sub(paid).min(2 * CREDIT));
-        self.taken.add(window, nanos)
+        (self.taken.add(window, nanos), paid)
     }
 }
 
@@ -125,5 +170,29 @@ mod tests {
         }
         account.got(256 << 10);
         assert!(account.is_served(), "what it was like before is forgotten with a quarter of a megabyte");
+    }
+
+    #[test]
+    fn a_client_costs_much_whose_connections_get_nothing_for_more_than_a_hundredth_of_the_time() {
+        let (client, now) = (Together::default(), Cell::new(1000));
+        let for_a_second = |nanos: u64, bytes: u64| {
+            for _ in 0..100 {
+                now.set(now.get() + 10);
+                client.take(0, (nanos, 0), now.get());
+                client.got(bytes);
+            }
+            client.costs_much(now.get())
+        };
+        assert!(!for_a_second(90_000, 0), "0.9 percent");
+        assert!(for_a_second(1_000_000, 0), "a tenth of the time, and not a byte");
+        assert!(!for_a_second(1_000_000, 1 << 20), "a tenth of the time for 100 MiB");
+        assert!(for_a_second(1_000_000, 0));
+        client.take(0, (1_000_000, 20_000_000), now.get());
+        assert!(!client.costs_much(now.get()), "hits have paid for it");
+        assert!(for_a_second(1_000_000, 0));
+        assert!(
+            client.costs_much(now.get() + 100) && !client.costs_much(now.get() + 600),
+            "half of the most that is held against it is forgotten in half a second"
+        );
     }
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub descriptors_reserved: usize,
     /// Connections that may wait to be accepted, per listener.
     pub backlog: u32,
+    /// Bytes that a client may send ahead of what is read of it, as the kernel keeps them (`SO_RCVBUF`); zero leaves it to the kernel.
+    pub receive_buffer: ByteCount,
     /// From a request's first byte (or the connection's begin) to the end of its head.
     pub header_timeout: Duration,
     /// Bytes of a request's head.
@@ -44,6 +46,8 @@ pub struct Config {
     pub queue_delay_max: Duration,
     /// Percent of a worker's time that those who were not served yet, or who cost more than they get, have at least.
     pub newcomers_percent: u8,
+    /// Percent of a worker's time that clients have together, at most, who cost much more than they get, while others want something; 100: no bound.
+    pub costly_percent: u8,
     /// Percent of a worker's time above which no connection of a client goes first while others want something; 100: no bound.
     pub client_percent: u8,
     /// Longest time for which a connection is not listened to after a request on it was refused so.
@@ -198,6 +202,7 @@ impl Default for Config {
             connections_max: 16_384,
             descriptors_reserved: 512,
             backlog: 4096,
+            receive_buffer: ByteCount(64 << 10),
             header_timeout: Duration::from_secs(10),
             header_size_max: ByteCount(16 << 10),
             header_count_max: 64,
@@ -206,6 +211,7 @@ impl Default for Config {
             connections_percent: 90,
             queue_delay_max: Duration::from_millis(20),
             newcomers_percent: 20,
+            costly_percent: 2,
             client_percent: 80,
             refuse_delay: Duration::from_millis(40),
             stall_timeout: Duration::from_secs(30),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    account::{Account, Taken},
+    account::{Account, Together},
     clients::Client,
     overload::Refused,
 };
@@ -54,7 +54,7 @@ pub(super) struct Connection {
     /// What tells its client from others.
     pub(super) prefix: u128,
     /// What all connections of its client have taken of this worker; none: its client may take as much as it likes.
-    pub(super) together: Option<Rc<Taken>>,
+    pub(super) together: Option<Rc<Together>>,
     /// What it has cost, and what it has got.
     pub(super) account: Account,
     /// When the clock was last looked at in its present turn.
@@ -107,7 +107,7 @@ const SETTLED: u64 = 1000;
 
 impl Connection {
     pub(super) fn new(
-        (peer, prefix, together): (SocketAddr, u128, Option<Rc<Taken>>),
+        (peer, prefix, together): (SocketAddr, u128, Option<Rc<Together>>),
         client: Option<Arc<Client>>,
         metrics: Arc<WorkerMetrics>,
         now_millis: Rc<Cell<u64>>,
@@ -321,6 +321,14 @@ impl Connection {
         self.blocked.set(false);
         self.sent.set(self.sent.get() + count);
         self.account.got(count);
+        if let Some(together) = &self.together {
+            together.got(count);
+        }
+    }
+
+    /// Whether its client costs much more than what it gets.
+    pub(super) fn costs_much(&self) -> bool {
+        self.together.as_ref().is_some_and(|together| together.costs_much(self.now()))
     }
 }
 

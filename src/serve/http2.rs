@@ -45,8 +45,10 @@ use crate::{
 
 /// Bytes sent to one client before the worker looks after the others.
 const TURN_BYTES: usize = 256 << 10;
-/// Bytes read from one client before it does so too: room for a hundred requests, or for some hundred frames that ask for nothing.
+/// Bytes read from one client before it does so too: room for a hundred requests, or for some hundred frames that ask for nothing. Of one that was not served yet, or
+/// costs more than it gets, enough for what a client begins with in two turns: each request that is reset at once takes some microseconds.
 const TURN_READ: usize = 8 << 10;
+const TURN_READ_FIRST: usize = 256;
 /// Bytes read from a client at once; requests are smaller.
 const READ_BYTES: usize = 4 << 10;
 /// Bytes of bodies that a client may send ahead: nobody reads them, since requests here have none.
@@ -85,7 +87,7 @@ pub(super) async fn serve(
         }
         {
             let mut turn = wire.borrow_mut();
-            (turn.left, turn.unread) = (TURN_BYTES, TURN_READ);
+            (turn.left, turn.unread) = (TURN_BYTES, turn_read(&connection));
         }
         let ended = serving.as_mut().poll(cx);
         // What this turn has encrypted leaves with it.
@@ -108,6 +110,10 @@ pub(super) async fn serve(
     served?;
     linger(&wire, &handler.config).await;
     Ok(())
+}
+
+fn turn_read(connection: &Connection) -> usize {
+    if connection.account.is_served() && !connection.costs_much() { TURN_READ } else { TURN_READ_FIRST }
 }
 
 /// Reads and drops what still comes, for no longer and no more than is allowed: a client goes on telling what it may be sent, and

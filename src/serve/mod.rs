@@ -101,6 +101,13 @@ pub fn bind(config: &Config, inherited: &mut Inherited) -> io::Result<Listeners>
     for (address, scheme, key) in plain.chain(secure) {
         let bound = listener::for_each(*address, workers, config.backlog, inherited)
             .map_err(|err| io::Error::new(err.kind(), format!("{key} {address}: {err}")))?;
+        if config.receive_buffer.0 > 0 {
+            // Connections have what their listener has.
+            let bytes = usize::try_from(config.receive_buffer.0).unwrap_or(usize::MAX);
+            for listener in bound.iter().flatten() {
+                socket2::SockRef::from(listener).set_recv_buffer_size(bytes)?;
+            }
+        }
         let addresses = if scheme == Scheme::Http { &mut listeners.http } else { &mut listeners.https };
         addresses.extend(bound.iter().flatten().next().map(TcpListener::local_addr).transpose()?);
         for (worker, share) in listeners.per_worker.iter_mut().zip(bound) {

@@ -3,6 +3,9 @@
 //! woken -> has been served, and takes no more than others  -> polled at once
 //!       -> new, or costs more than it gets, or takes too much -> waits among those of its client -> called, client by client -> polled
 //!
+//! Who costs much and gets next to nothing is called apart from all others: as long as anybody else wants anything such clients have `serve.costly_percent` of the worker's time together,
+//! and no more, whatever is free: each turn of theirs may be one that a viewer comes behind.
+//!
 //! Who is called comes behind all who go first and are ready: one turn for all the others before the kernel is asked again who is ready, and more only
 //! where these would else get less than `serve.newcomers_percent` of the worker's time. So a crowd that costs much and gets little delays each viewer by
 //! one turn of its own, whatever its size.
@@ -11,9 +14,11 @@
 //! more to do, as in FQ-CoDel (RFC 8290, 4.2). Of a client whose connections take more than `serve.client_percent` together none goes first, as long
 //! as anybody else wants anything.
 
+mod waiting;
+
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     future::poll_fn,
     pin::pin,
     rc::{Rc, Weak},
@@ -21,10 +26,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::yield_now;
+use futures_util::future::select;
+use tokio::{task::yield_now, time::sleep};
 
+use self::waiting::{Ticket, Waiting};
 use super::{
-    account::{HIT, Taken},
+    account::{HIT, Together},
     connection::Connection,
 };
 use crate::telemetry::metrics::Waits;
@@ -45,6 +52,12 @@ const TURN: i64 = 100_000;
 const TURN_MIN: i64 = 2_000;
 /// Most that those who waited can be owed for time in which nobody did, in nanoseconds.
 const OWED_MAX: i64 = 1_000_000;
+/// Most that those can be owed who cost much, in nanoseconds: a turn or two, so that they never come in a row.
+const OWED_COSTLY_MAX: i64 = 50_000;
+/// Longest rest of theirs before it is looked at again whether it is over.
+const REST_MAX: i64 = 10_000_000;
+/// Time without a turn of anybody else after which they have whatever is free.
+const QUIET: Duration = Duration::from_millis(100);
 /// Most who are called at once.
 const CALLS_MAX: i64 = 1000;
 
@@ -56,6 +69,9 @@ pub(super) struct Turns {
     caller: RefCell<Option<Waker>>,
     /// Nanoseconds that those who were called have taken since the caller last looked, and in how many turns.
     taken: Cell<(i64, i64)>,
+    /// Nanoseconds that those of them have taken who cost much, and when anybody else last had a turn.
+    taken_costly: Cell<i64>,
+    others: Cell<Option<Instant>>,
     /// Whether somebody had a turn who goes first, since that was last asked.
     first: Cell<bool>,
     /// The client that was called last, and whether it was another before, since that was last asked.
@@ -64,7 +80,7 @@ pub(super) struct Turns {
     /// Turns that were had.
     had: Cell<u64>,
     /// What each client that is here has taken.
-    clients: RefCell<HashMap<u128, Weak<Taken>>>,
+    clients: RefCell<HashMap<u128, Weak<Together>>>,
     /// Nanoseconds of two windows above which a client takes too much.
     client_most: Cell<u64>,
     /// Nanoseconds that a hit pays for, however few bytes it has.
@@ -80,23 +96,6 @@ struct Load {
     nanos: [u64; 2],
     connections: [u64; 2],
     turns: u64,
-}
-
-/// Who waits, by client.
-#[derive(Debug, Default)]
-struct Waiting {
-    clients: HashMap<u128, VecDeque<Rc<Ticket>>>,
-    /// Clients who wait, in the order in which they are called.
-    ring: VecDeque<u128>,
-}
-
-/// One who waits.
-#[derive(Debug)]
-struct Ticket {
-    waker: Waker,
-    since: Instant,
-    /// How long it has waited, once it is called.
-    waited: Cell<Option<Duration>>,
 }
 
 impl Load {
@@ -132,12 +131,12 @@ impl Turns {
     /// Whether its client takes too much by all of its connections, while others want something.
     fn is_too_much_together(&self, connection: &Connection, window: u64) -> bool {
         let Some(together) = &connection.together else { return false };
-        let taken = together.of(window);
+        let taken = together.taken(window);
         taken > self.client_most.get() && taken < self.load.get().of(window)
     }
 
     /// What all connections of a client take together, for one more of them.
-    pub(super) fn together(&self, prefix: u128) -> Rc<Taken> {
+    pub(super) fn together(&self, prefix: u128) -> Rc<Together> {
         let mut clients = self.clients.borrow_mut();
         if let Some(known) = clients.get(&prefix).and_then(Weak::upgrade) {
             return known;
@@ -146,7 +145,7 @@ impl Turns {
         if clients.len() == clients.capacity() {
             clients.retain(|_, taken| taken.strong_count() > 0);
         }
-        let new = Rc::new(Taken::default());
+        let new = Rc::new(Together::default());
         clients.insert(prefix, Rc::downgrade(&new));
         new
     }
@@ -165,15 +164,13 @@ impl Turns {
     }
 
     fn wait(&self, connection: &Connection, waker: &Waker) -> Rc<Ticket> {
-        connection.metrics.waits(if connection.account.is_served() { Waits::Heavy } else { Waits::Newcomer });
-        let ticket = Rc::new(Ticket { waker: waker.clone(), since: connection.looked(), waited: Cell::new(None) });
-        let mut waiting = self.waiting.borrow_mut();
-        let Waiting { clients, ring } = &mut *waiting;
-        let queue = clients.entry(connection.prefix).or_insert_with(|| {
-            ring.push_back(connection.prefix);
-            VecDeque::new()
+        connection.metrics.waits(match (connection.costs_much(), connection.account.is_served()) {
+            (true, _) => Waits::Costly,
+            (false, true) => Waits::Heavy,
+            (false, false) => Waits::Newcomer,
         });
-        queue.push_back(Rc::clone(&ticket));
+        let ticket = Rc::new(Ticket::new(waker.clone(), connection.looked()));
+        self.waiting.borrow_mut().add(connection, &ticket);
         if let Some(caller) = self.caller.borrow_mut().take() {
             caller.wake();
         }
@@ -182,52 +179,57 @@ impl Turns {
 
     /// Whether so many of a client wait already, or for so long (zero: however long), that one more would only take room.
     pub(super) fn is_crowd(&self, prefix: u128, most: usize, longest: Duration) -> bool {
-        let waiting = self.waiting.borrow();
-        let Some(queue) = waiting.clients.get(&prefix) else { return false };
+        let Some((count, since)) = self.waiting.borrow().of(prefix) else { return false };
         // The clock is looked at for few.
-        queue.len() > most.max(CROWD)
-            || (queue.len() > CROWD
-                && !longest.is_zero()
-                && queue.front().is_some_and(|first| first.since.elapsed() > longest))
+        count > most.max(CROWD) || (count > CROWD && !longest.is_zero() && since.elapsed() > longest)
     }
 
-    /// Calls whoever is next.
-    fn call(&self, now: Instant) {
-        let mut waiting = self.waiting.borrow_mut();
-        let Waiting { clients, ring } = &mut *waiting;
-        while let Some(client) = ring.pop_front() {
-            let Some(queue) = clients.get_mut(&client) else { continue };
-            // Tasks that have ended meanwhile have left their tickets behind.
-            let next = std::iter::from_fn(|| queue.pop_front()).find(|ticket| Rc::strong_count(ticket) > 1);
-            if queue.is_empty() {
-                clients.remove(&client);
-            } else {
-                ring.push_back(client);
-            }
-            if let Some(ticket) = next {
-                let (last, several) = self.client.get();
-                self.client.set((client, several || last != client));
-                let waited = now.saturating_duration_since(ticket.since);
-                self.least.set(Some(self.least.get().map_or(waited, |least| least.min(waited))));
-                ticket.waited.set(Some(waited));
-                ticket.waker.wake_by_ref();
-                return;
-            }
+    /// Calls whoever is next, of those who cost much or of all others.
+    fn call(&self, costly: bool, (now, now_millis): (Instant, u64)) {
+        let Some((client, waited)) = self.waiting.borrow_mut().call(costly, now, now_millis) else { return };
+        if costly && !self.is_quiet(now) {
+            // It is not that there is no time.
+            return;
         }
+        let (last, several) = self.client.get();
+        self.client.set((client, several || last != client));
+        self.least.set(Some(self.least.get().map_or(waited, |least| least.min(waited))));
+    }
+
+    /// Waits until somebody waits of whom `is` tells that it is who is wanted.
+    async fn somebody(&self, is: impl Fn(&Waiting) -> bool) {
+        poll_fn(|cx| {
+            if is(&self.waiting.borrow()) {
+                return Poll::Ready(());
+            }
+            *self.caller.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Whether nobody has had a turn of late but who costs much.
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.others.get().is_none_or(|last| now.saturating_duration_since(last) > QUIET)
     }
 
     /// A turn of somebody who was called took `nanos`.
-    fn called_took(&self, nanos: u64) {
+    fn called_took(&self, nanos: u64, costly: bool) {
+        let nanos = i64::try_from(nanos).unwrap_or(i64::MAX);
+        if costly {
+            self.taken_costly.set(self.taken_costly.get().saturating_add(nanos));
+            return;
+        }
         let (taken, turns) = self.taken.get();
-        self.taken.set((taken.saturating_add(i64::try_from(nanos).unwrap_or(i64::MAX)), turns + 1));
+        self.taken.set((taken.saturating_add(nanos), turns + 1));
     }
 
     /// A turn took `nanos`.
     fn took(&self, connection: &Connection, nanos: u64) {
         let window = window(connection);
-        let first = connection.account.take(window, nanos, self.worth.get());
+        let (first, paid) = connection.account.take(window, nanos, self.worth.get());
         if let Some(together) = &connection.together {
-            together.add(window, nanos);
+            together.take(window, (nanos, paid), connection.now());
         }
         let mut load = self.load.get();
         match window.saturating_sub(load.window) {
@@ -266,18 +268,21 @@ fn calls(owed: i64, mean: i64) -> i64 {
     (owed / mean.max(TURN_MIN)).clamp(1, CALLS_MAX)
 }
 
-/// Calls those who wait, for as long as the worker runs; `percent` of its time is theirs at least.
-pub(super) async fn call(turns: Rc<Turns>, percent: impl Fn() -> u8) {
+/// Percent of a worker's time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shares {
+    /// Of those who are called, at least.
+    pub(super) called: u8,
+    /// Of those who cost much, at most, while others want something.
+    pub(super) costly: u8,
+}
+
+/// Calls those who wait, for as long as the worker runs; `now_millis` is its coarse clock.
+pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: impl Fn() -> Shares) {
     let (mut last, mut owed, mut mean) = (Instant::now(), 0_i64, TURN);
+    let mut owed_costly = 0_i64;
     loop {
-        poll_fn(|cx| {
-            if turns.waiting.borrow().ring.is_empty() {
-                *turns.caller.borrow_mut() = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-            Poll::Ready(())
-        })
-        .await;
+        turns.somebody(|waiting| !waiting.is_empty() || waiting.has_costly()).await;
         // First those who go first and of whom the kernel has news.
         yield_now().await;
         let now = Instant::now();
@@ -286,11 +291,31 @@ pub(super) async fn call(turns: Rc<Turns>, percent: impl Fn() -> u8) {
         if let Some(one) = taken.checked_div(count) {
             mean = (3 * mean + one) / 4;
         }
-        let due = elapsed * i64::from(percent()) / 100;
+        let Shares { called, costly } = shares();
+        let due = elapsed * i64::from(called) / 100;
         owed = (owed + due - taken).clamp(-OWED_MAX, due.max(OWED_MAX));
+        let due = elapsed * i64::from(costly) / 100;
+        owed_costly = (owed_costly + due - turns.taken_costly.take()).clamp(-OWED_MAX, OWED_COSTLY_MAX);
         last = now;
-        for _ in 0..calls(owed, mean) {
-            turns.call(now);
+        let (others, has_costly) = {
+            let waiting = turns.waiting.borrow();
+            (!waiting.is_empty(), waiting.has_costly())
+        };
+        let clock = (now, now_millis.get());
+        if others {
+            for _ in 0..calls(owed, mean) {
+                turns.call(false, clock);
+            }
+        }
+        if !has_costly {
+            continue;
+        }
+        if costly >= 100 || owed_costly > 0 || turns.is_quiet(now) {
+            turns.call(true, clock);
+        } else if !others {
+            let rest = (-owed_costly * 100 / i64::from(costly.max(1))).clamp(0, REST_MAX);
+            let over = pin!(sleep(Duration::from_nanos(rest.unsigned_abs())));
+            select(over, pin!(turns.somebody(|waiting| !waiting.is_empty()))).await;
         }
     }
 }
@@ -309,12 +334,12 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
                     connection.begin_wait();
                     return Poll::Pending;
                 }
-                Some(ticket) if ticket.waited.get().is_none() => return Poll::Pending,
+                Some(ticket) if ticket.called().is_none() => return Poll::Pending,
                 Some(_) => {}
             }
         }
-        let waited = ticket.take().and_then(|ticket| ticket.waited.get());
-        connection.end_wait(waited.unwrap_or_default());
+        let called = ticket.take().and_then(|ticket| ticket.called());
+        connection.end_wait(called.map(|(waited, _)| waited).unwrap_or_default());
         connection.begin_turn(turns.had.replace(turns.had.get() + 1));
         let polled = task.as_mut().poll(cx);
         // The end of a response has looked at the clock already.
@@ -322,9 +347,12 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
         let took = ended.saturating_duration_since(begun);
         let nanos = took.as_secs() * NANOS + u64::from(took.subsec_nanos());
         turns.took(&connection, nanos);
-        match waited {
-            Some(_) => turns.called_took(nanos),
+        match called {
+            Some((_, costly)) => turns.called_took(nanos, costly),
             None => turns.first.set(true),
+        }
+        if called.is_none_or(|(_, costly)| !costly) {
+            turns.others.set(Some(ended));
         }
         polled
     })
@@ -332,259 +360,4 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use super::*;
-    use crate::telemetry::metrics::Metrics;
-
-    struct Scene {
-        turns: Rc<Turns>,
-        now: Rc<Cell<u64>>,
-        /// Who had a turn, in order.
-        had: Rc<RefCell<Vec<u32>>>,
-    }
-
-    impl Scene {
-        fn new() -> Self {
-            Self { turns: Rc::new(Turns::new()), now: Rc::new(Cell::new(1_000_000)), had: Rc::default() }
-        }
-
-        fn connection(&self, prefix: u128) -> Rc<Connection> {
-            let peer = SocketAddr::from(([127, 0, 0, 1], 1));
-            let together = Some(self.turns.together(prefix));
-            Connection::new((peer, prefix, together), None, Metrics::new(1).worker(0), Rc::clone(&self.now))
-        }
-
-        fn viewer(&self) -> Rc<Connection> {
-            let viewer = self.connection(1);
-            viewer.account.got(1 << 20);
-            viewer
-        }
-
-        /// A task of `connection` that takes `cost` in each of `turns` turns, and is ready again at once.
-        fn busy(&self, name: u32, connection: Rc<Connection>, cost: Duration, turns: u32) {
-            let (had, served) = (Rc::clone(&self.had), connection.account.is_served().then(|| Rc::clone(&connection)));
-            let task = async move {
-                for _ in 0..turns {
-                    had.borrow_mut().push(name);
-                    let begun = Instant::now();
-                    while begun.elapsed() < cost {
-                        std::hint::spin_loop();
-                    }
-                    if let Some(served) = &served {
-                        served.account.got(64 << 20);
-                    }
-                    yield_now().await;
-                }
-            };
-            tokio::task::spawn_local(in_turn(Rc::clone(&self.turns), connection, task));
-        }
-
-        /// Runs until so many turns were had, with no more for those who wait than one in each round: time is no matter then.
-        async fn until(&self, turns: usize) -> Vec<u32> {
-            let caller = tokio::task::spawn_local(call(Rc::clone(&self.turns), || 0));
-            while self.had.borrow().len() < turns {
-                yield_now().await;
-            }
-            caller.abort();
-            self.had.borrow().clone()
-        }
-    }
-
-    fn run<F: Future>(task: F) -> F::Output {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build_local(tokio::runtime::LocalOptions::default()).expect("a runtime").block_on(task)
-    }
-
-    const LITTLE: Duration = Duration::from_micros(20);
-
-    fn count(had: &[u32], name: u32) -> usize {
-        had.iter().filter(|had| **had == name).count()
-    }
-
-    #[test]
-    fn a_client_that_comes_with_many_is_called_no_more_often_than_one_that_comes_with_one() {
-        run(async {
-            let scene = Scene::new();
-            for _ in 0..200 {
-                scene.busy(1, scene.connection(1), LITTLE, 1);
-            }
-            scene.busy(2, scene.connection(2), LITTLE, 5);
-            let had = scene.until(100).await;
-            let last = had.iter().rposition(|name| *name == 2).expect("it was called");
-            assert_eq!(count(&had, 2), 5);
-            assert!(last < 20, "{had:?}");
-        });
-    }
-
-    #[test]
-    fn who_is_served_waits_for_no_more_than_a_few_of_a_crowd() {
-        run(async {
-            let scene = Scene::new();
-            for _ in 0..500 {
-                scene.busy(1, scene.connection(1), LITTLE, 100);
-            }
-            for _ in 0..4 {
-                scene.busy(2, scene.viewer(), LITTLE, 100);
-            }
-            let had = scene.until(1000).await;
-            // By turns in order they would have one in a hundred. A machine that stops for long makes them look as if they cost much.
-            assert!(count(&had[..600], 2) > 200, "one of the crowd for each round of all four, and not {had:?}");
-        });
-    }
-
-    #[test]
-    fn as_many_are_called_as_there_is_time_for() {
-        let (turn, viewers) = (30_000, 300);
-        // Rounds of 300 viewers with 30 us each: 9 ms, of which a fifth of all is owed to others.
-        let round = viewers * turn;
-        let (mut owed, mut called) = (0, 0);
-        for _ in 0..1000 {
-            let count = calls(owed, turn);
-            called += count;
-            let elapsed = round + count * turn;
-            owed = (owed + elapsed / 5 - count * turn).clamp(-OWED_MAX, (elapsed / 5).max(OWED_MAX));
-        }
-        let share = 100 * called * turn / (called * turn + 1000 * round);
-        assert!((19..=20).contains(&share), "{share} percent");
-        assert_eq!(calls(-5_000_000, 30_000), 1, "one in each round, whatever is owed");
-        assert_eq!(calls(1_000_000, 0), 500, "a clock that stands still is no reason to call everybody");
-    }
-
-    #[test]
-    fn a_crowd_of_one_client_is_no_overload_while_others_are_served() {
-        let scene = Scene::new();
-        let viewer = scene.viewer();
-        let crowd: Vec<_> = (0..3).map(|_| scene.connection(7)).collect();
-        let late = |others_too: bool, viewers_too: bool| {
-            let tickets: Vec<_> = crowd.iter().map(|one| scene.turns.wait(one, Waker::noop())).collect();
-            let other = others_too.then(|| scene.turns.wait(&scene.connection(8), Waker::noop()));
-            scene.turns.first.set(viewers_too);
-            for _ in 0..4 {
-                scene.turns.call(Instant::now() + Duration::from_secs(1));
-            }
-            drop((tickets, other));
-            scene.turns.wait_of_late() >= Duration::from_secs(1)
-        };
-        scene.turns.took(&viewer, 1000);
-        assert!(late(false, false), "nobody else is there");
-        assert!(!late(false, true), "viewers are served, and the crowd waits for itself");
-        assert!(late(true, true), "others wait as long");
-    }
-
-    #[test]
-    fn who_takes_far_more_than_others_waits_and_who_is_alone_does_not() {
-        let scene = Scene::new();
-        let viewers: Vec<_> = (0..50).map(|_| scene.viewer()).collect();
-        let heavy = scene.viewer();
-        let window = 1 << WINDOW_BITS;
-        let at_work = |light: u64, much: u64| {
-            for _ in 0..3 {
-                scene.now.set(scene.now.get() + window);
-                for viewer in &viewers {
-                    scene.turns.took(viewer, light);
-                    viewer.account.got(1 << 20);
-                }
-                scene.turns.took(&heavy, much);
-                heavy.account.got(64 << 20);
-            }
-        };
-        at_work(1_000_000, 50_000_000);
-        assert!(!scene.turns.goes_first(&heavy), "half of the worker, beside fifty");
-        assert!(viewers.iter().all(|viewer| scene.turns.goes_first(viewer)));
-        at_work(1_000_000, 4_000_000);
-        assert!(scene.turns.goes_first(&heavy), "little, though more than others");
-        let alone = Scene::new();
-        let viewer = alone.viewer();
-        for _ in 0..3 {
-            alone.now.set(alone.now.get() + window);
-            alone.turns.took(&viewer, 120_000_000);
-            viewer.account.got(64 << 20);
-        }
-        assert!(alone.turns.goes_first(&viewer), "nobody else wants anything");
-        alone.now.set(alone.now.get() + 10 * window);
-        assert!(alone.turns.goes_first(&viewer));
-    }
-
-    #[test]
-    fn a_client_that_takes_more_than_its_part_by_many_connections_comes_after_all_others() {
-        let scene = Scene::new();
-        scene.turns.set_client_percent(50);
-        let crowd: Vec<_> = (0..50).map(|_| scene.connection(7)).collect();
-        let viewer = scene.viewer();
-        let at_work = |each: u64, others: u64| {
-            for _ in 0..3 {
-                scene.now.set(scene.now.get() + (1 << WINDOW_BITS));
-                if others > 0 {
-                    scene.turns.took(&viewer, others);
-                    viewer.account.got(1 << 20);
-                }
-                for one in &crowd {
-                    scene.turns.took(one, each);
-                    one.account.got(1 << 20);
-                }
-            }
-        };
-        let first = || crowd.iter().filter(|one| scene.turns.goes_first(one)).count();
-        at_work(2_000_000, 1_000);
-        assert_eq!(first(), 0, "100 of 128 ms, none of them more than 2");
-        assert!(scene.turns.goes_first(&viewer));
-        at_work(1_000_000, 1_000);
-        assert_eq!(first(), 50, "50 of 128 ms");
-        at_work(2_000_000, 0);
-        assert_eq!(first(), 50, "nobody else wants anything");
-        at_work(2_000_000, 1_000);
-        scene.turns.set_client_percent(100);
-        assert_eq!(first(), 50, "no bound");
-        drop(crowd);
-        for prefix in 10..1000 {
-            drop(scene.connection(prefix));
-        }
-        assert!(scene.turns.clients.borrow().len() < 10, "who has left is forgotten");
-    }
-
-    #[test]
-    fn tasks_that_have_ended_keep_nobody_waiting() {
-        run(async {
-            let scene = Scene::new();
-            let ended: Vec<_> = (0..100)
-                .map(|_| {
-                    let task = in_turn(Rc::clone(&scene.turns), scene.connection(1), std::future::pending::<()>());
-                    tokio::task::spawn_local(task)
-                })
-                .collect();
-            yield_now().await;
-            ended.iter().for_each(tokio::task::JoinHandle::abort);
-            yield_now().await;
-            scene.busy(2, scene.connection(1), LITTLE, 1);
-            assert_eq!(scene.until(1).await, [2]);
-            assert!(scene.turns.wait_of_late() > Duration::ZERO);
-            assert_eq!(scene.turns.wait_of_late(), Duration::ZERO, "asked already");
-        });
-    }
-
-    #[test]
-    fn a_client_of_whom_many_wait_for_long_is_a_crowd_and_no_other_is() {
-        run(async {
-            let scene = Scene::new();
-            for _ in 0..CROWD + 1 {
-                scene.busy(1, scene.connection(1), LITTLE, 1);
-            }
-            scene.busy(2, scene.connection(2), LITTLE, 1);
-            assert!(!scene.turns.is_crowd(1, 1000, LITTLE), "nobody has had a look yet");
-            for _ in 0..5 {
-                yield_now().await;
-            }
-            let begun = Instant::now();
-            while begun.elapsed() < 2 * LITTLE {
-                std::hint::spin_loop();
-            }
-            assert!(scene.turns.is_crowd(1, 1000, LITTLE));
-            assert!(!scene.turns.is_crowd(1, 1000, Duration::from_secs(1000)), "not for that long");
-            assert!(!scene.turns.is_crowd(1, 1000, Duration::ZERO), "as long as they like");
-            assert!(scene.turns.is_crowd(1, CROWD, Duration::ZERO), "too many");
-            assert!(!scene.turns.is_crowd(2, 1000, LITTLE) && !scene.turns.is_crowd(3, 1000, LITTLE));
-        });
-    }
-}
+mod tests;

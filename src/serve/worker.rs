@@ -33,7 +33,7 @@ use super::{
     secure::{Handed, NoSession, Secure},
     sweeper::{Deadlines, Sweeper},
     terms::{self, Maker, Offered},
-    turns::{self, Turns, in_turn},
+    turns::{self, Shares, Turns, in_turn},
     wire::Plain,
 };
 use crate::{
@@ -152,8 +152,12 @@ impl Worker {
         });
         shared.now_millis.set(millis_since(self.epoch));
         let desk = Rc::clone(&shared.desk);
-        let percent = move || desk.handler().config.newcomers_percent;
-        let caller = tokio::task::spawn_local(turns::call(Rc::clone(&shared.turns), percent));
+        let percent = move || {
+            let config = &desk.handler().config;
+            Shares { called: config.newcomers_percent, costly: config.costly_percent }
+        };
+        let clock = Rc::clone(&shared.now_millis);
+        let caller = tokio::task::spawn_local(turns::call(Rc::clone(&shared.turns), clock, percent));
         let keeper = tokio::task::spawn_local(keep_time(Rc::clone(&shared), self.epoch));
         let mut accepting = Vec::new();
         let share = ACCEPT_SHARE * u32::try_from(self.listeners.len()).unwrap_or(u32::MAX).clamp(1, 1 << 16);

@@ -87,17 +87,20 @@ pub enum Waits {
     Newcomer,
     /// Who takes much more of a worker's time than others do.
     Heavy,
+    /// Whose client costs much more than all of its connections get.
+    Costly,
 }
 
 impl Waits {
     /// Everybody.
-    pub const ALL: [Self; 2] = [Self::Newcomer, Self::Heavy];
+    pub const ALL: [Self; 3] = [Self::Newcomer, Self::Heavy, Self::Costly];
 
     /// Label in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Self::Newcomer => "newcomer",
             Self::Heavy => "heavy",
+            Self::Costly => "costly",
         }
     }
 }

@@ -190,7 +190,7 @@ pub const TABLE: &[Description] = &[
         "oca_turns_waited_total",
         Kind::Counter,
         "why",
-        "Times that a connection had to wait for its turn, since it was not served yet or costs more than it gets (newcomer), or takes more than others (heavy).",
+        "Times that a connection had to wait for its turn, since it was not served yet or costs more than it gets (newcomer), takes more than others (heavy), or is of a client that costs much more than all of its connections get (costly).",
     ),
     metric(
         "oca_worker_refused_ratio",

@@ -26,6 +26,11 @@ fn waited(appliance: &Appliance, why: &str) -> f64 {
 }
 
 /// A connection of the crowd that has sent ahead what keeps the worker for some seconds.
+/// Turns of those who get nothing for them.
+fn waited_for_nothing(appliance: &Appliance) -> f64 {
+    waited(appliance, "newcomer") + waited(appliance, "costly")
+}
+
 fn one_of_the_crowd(appliance: &Appliance) -> Option<TcpStream> {
     let mut stream = connect_from(CROWD, appliance.http());
     stream.write_all(REQUEST.repeat(200).as_bytes()).ok()?;
@@ -36,8 +41,11 @@ fn one_of_the_crowd(appliance: &Appliance) -> Option<TcpStream> {
 fn a_crowd_that_costs_much_does_not_keep_viewers_and_newcomers_from_their_turn() {
     let origin = Origin::start();
     let (film, busy) = (origin.publish_new("/film.mp4", 1, 100_000), origin.publish_new(BUSY, 2, 50_000));
-    let appliance =
-        Setup::new(&origin).workers(1).serve("connections_max = 400").environment("OCA_BUSY_AT", BUSY).start();
+    let appliance = Setup::new(&origin)
+        .workers(1)
+        .serve("connections_max = 400\ncostly_percent = 100")
+        .environment("OCA_BUSY_AT", BUSY)
+        .start();
     film.assert_is(0, &appliance.get("/film.mp4").body);
     busy.assert_is(0, &appliance.get(BUSY).body);
     let mut viewer = appliance.connect();
@@ -47,7 +55,7 @@ fn a_crowd_that_costs_much_does_not_keep_viewers_and_newcomers_from_their_turn()
     // 40 of them for each request, and a newcomer too.
     let over = AtomicBool::new(false);
     let crowd: Vec<TcpStream> = (0..40).filter_map(|_| one_of_the_crowd(&appliance)).collect();
-    wait_until("the crowd waits", PATIENCE, || waited(&appliance, "newcomer") > 100.0);
+    wait_until("the crowd waits", PATIENCE, || waited_for_nothing(&appliance) > 100.0);
     let (mut viewers, mut newcomers) = (0, 0);
     thread::scope(|scope| {
         // How often the crowd had its turn meanwhile is what the count of others is compared with: no clock decides.
@@ -58,8 +66,8 @@ fn a_crowd_that_costs_much_does_not_keep_viewers_and_newcomers_from_their_turn()
             }
         });
         let ended = Over(&over);
-        let before = waited(&appliance, "newcomer");
-        while waited(&appliance, "newcomer") < before + 200.0 {
+        let before = waited_for_nothing(&appliance);
+        while waited_for_nothing(&appliance) < before + 200.0 {
             film.assert_is(0, &viewer.get("/film.mp4").body);
             viewers += 1;
         }
@@ -68,6 +76,32 @@ fn a_crowd_that_costs_much_does_not_keep_viewers_and_newcomers_from_their_turn()
     // One turn of the crowd for each of theirs, or about that; by turns in order there would be forty.
     assert!(viewers >= 60, "{viewers} requests of a viewer beside 200 turns of a crowd");
     assert!(newcomers >= 15, "{newcomers} newcomers beside 200 turns of a crowd");
+    drop(crowd);
+}
+
+#[test]
+fn a_client_that_costs_much_has_a_small_part_of_the_time_while_others_want_some() {
+    let origin = Origin::start();
+    let (film, busy) = (origin.publish_new("/film.mp4", 1, 100_000), origin.publish_new(BUSY, 2, 50_000));
+    let appliance = Setup::new(&origin).workers(1).environment("OCA_BUSY_AT", BUSY).start();
+    film.assert_is(0, &appliance.get("/film.mp4").body);
+    busy.assert_is(0, &appliance.get(BUSY).body);
+    let mut viewer = appliance.connect();
+    film.assert_is(0, &viewer.get("/film.mp4").body);
+    let crowd: Vec<TcpStream> = (0..4).filter_map(|_| one_of_the_crowd(&appliance)).collect();
+    wait_until("it is seen what the crowd costs", PATIENCE, || {
+        film.assert_is(0, &viewer.get("/film.mp4").body);
+        waited(&appliance, "costly") > 4.0
+    });
+    let (mut requests, before) = (0, waited(&appliance, "costly"));
+    while waited(&appliance, "costly") < before + 8.0 {
+        for _ in 0..5 {
+            film.assert_is(0, &viewer.get("/film.mp4").body);
+            requests += 1;
+        }
+    }
+    // A fiftieth of the time is half a second for each turn of theirs. Without the bound one of the viewer's has one of the crowd's behind it.
+    assert!(requests >= 80, "{requests} requests of a viewer beside 8 turns of a crowd");
     drop(crowd);
 }
 

@@ -1,0 +1,111 @@
+//! Who waits for a turn: client by client, and those that cost much apart from all others.
+
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use crate::serve::{account::Together, connection::Connection};
+
+/// Who waits, by client.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    clients: HashMap<u128, Queue>,
+    /// Clients who wait, in the order in which they are called.
+    ring: VecDeque<u128>,
+    /// The same of those that cost much. One may have ceased to, or have begun to in the other.
+    costly: VecDeque<u128>,
+}
+
+/// The connections of a client that wait.
+#[derive(Debug)]
+struct Queue {
+    tickets: VecDeque<Rc<Ticket>>,
+    together: Option<Rc<Together>>,
+}
+
+impl Queue {
+    fn costs_much(&self, now_millis: u64) -> bool {
+        self.together.as_ref().is_some_and(|together| together.costs_much(now_millis))
+    }
+}
+
+/// One who waits.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    waker: Waker,
+    since: Instant,
+    /// How long it has waited, once it is called, and whether among those who cost much.
+    called: Cell<Option<(Duration, bool)>>,
+}
+
+impl Ticket {
+    pub(super) fn new(waker: Waker, since: Instant) -> Self {
+        Self { waker, since, called: Cell::new(None) }
+    }
+
+    /// How long it has waited, once it is called, and whether among those who cost much.
+    pub(super) fn called(&self) -> Option<(Duration, bool)> {
+        self.called.get()
+    }
+}
+
+impl Waiting {
+    /// Whether nobody waits who does not cost much.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Whether anybody waits who costs much.
+    pub(super) fn has_costly(&self) -> bool {
+        !self.costly.is_empty()
+    }
+
+    pub(super) fn add(&mut self, connection: &Connection, ticket: &Rc<Ticket>) {
+        let Self { clients, ring, costly } = self;
+        let queue = clients.entry(connection.prefix).or_insert_with(|| {
+            let ring = if connection.costs_much() { costly } else { ring };
+            ring.push_back(connection.prefix);
+            Queue { tickets: VecDeque::new(), together: connection.together.clone() }
+        });
+        queue.tickets.push_back(Rc::clone(ticket));
+    }
+
+    /// How many of a client wait, and since when the first of them.
+    pub(super) fn of(&self, prefix: u128) -> Option<(usize, Instant)> {
+        let queue = self.clients.get(&prefix)?;
+        Some((queue.tickets.len(), queue.tickets.front()?.since))
+    }
+
+    /// Calls whoever is next, of those who cost much or of all others; tells the client, and how long it has waited.
+    pub(super) fn call(&mut self, costly: bool, now: Instant, now_millis: u64) -> Option<(u128, Duration)> {
+        loop {
+            let ring = if costly { &mut self.costly } else { &mut self.ring };
+            let client = ring.pop_front()?;
+            let Some(queue) = self.clients.get_mut(&client) else { continue };
+            let costs_much = queue.costs_much(now_millis);
+            if costs_much && !costly {
+                self.costly.push_back(client);
+                continue;
+            }
+            // Tasks that have ended meanwhile have left their tickets behind.
+            let next = std::iter::from_fn(|| queue.tickets.pop_front()).find(|ticket| Rc::strong_count(ticket) > 1);
+            if queue.tickets.is_empty() {
+                self.clients.remove(&client);
+            } else if costs_much {
+                self.costly.push_back(client);
+            } else {
+                self.ring.push_back(client);
+            }
+            if let Some(ticket) = next {
+                let waited = now.saturating_duration_since(ticket.since);
+                ticket.called.set(Some((waited, costly)));
+                ticket.waker.wake_by_ref();
+                return Some((client, waited));
+            }
+        }
+    }
+}
