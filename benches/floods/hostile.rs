@@ -51,7 +51,7 @@ const fn flood(
     Flood { name, unit, holds, run }
 }
 
-/// What the quiet rounds have in place of a flood: the same work on that core, at nobody's cost.
+/// What there is in place of a flood while it is found out how often viewers ask: work on that core, at nobody's cost.
 pub(crate) const NEIGHBOUR: &str = "neighbour";
 
 pub(crate) const FLOODS: &[Flood] = &[

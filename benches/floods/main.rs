@@ -6,7 +6,8 @@
 //! The appliance has one core; honest load and hostile process share the other. The kernel runs the hostile process there whenever the load has
 //! nothing to do, and at no other time (SCHED_IDLE against a nice value of -20), so that what is measured is what the appliance suffers and not what the
 //! load does.
-//! A quiet round has a neighbour in place of a flood: a process that keeps the same core as busy, with connections to itself.
+//! In a quiet round the same process floods another appliance, which runs where it does and whenever it does: that keeps the core, its caches and the kernel as busy, at
+//! nobody's cost.
 //!
 //! Viewers ask for ranges of 64 KiB at random moments (open loop), so often that the core that serves them is busy for half of the time. In the clear:
 //! that costs them little of the core that they share with the flood, which has the rest. By TLS (`--tls`) they take nearly all of it.
@@ -60,6 +61,8 @@ struct Plan {
 struct Bench<'a> {
     plan: &'a Plan,
     appliance: &'a Appliance,
+    /// What is flooded while the other one is not.
+    decoy: &'a Appliance,
     protocol: Protocol,
     root: &'a Path,
 }
@@ -128,22 +131,32 @@ fn main() -> Fallible<()> {
         format!("https = [\"127.0.0.1:0\"]\nworkers = 1\n{}", if smoke { "queue_delay_max = \"0 s\"\n" } else { "" });
     (setup.serve, setup.tables, setup.pinned) = (&serve, &tables, true);
     let appliance = setup.start()?;
+    let (source, decoy) = (setup.source.clone(), home.join("decoy"));
+    fs::create_dir(&decoy)?;
+    let mut other = Setup::new(&decoy, "1 GiB");
+    (other.source, other.serve, other.tables) = (source, &serve, &tables);
+    let decoy = other.start()?;
+    go_last(decoy.id());
     let mut client = support::client::Client::connect(appliance.http)?;
+    let mut other = support::client::Client::connect(decoy.http)?;
     for path in ["/0.mp4", "/small.mp4", "/0.mp4"] {
         client.fetch(path, None)?;
+        other.fetch(path, None)?;
     }
+    drop(other);
     let protocol = if flag("tls") {
         Protocol::Https(records::offer(certified.cert.der().clone(), "http/1.1")?)
     } else {
         Protocol::Http1
     };
     go_first();
-    let bench = Bench { plan: &plan, appliance: &appliance, protocol, root: &root };
+    let bench = Bench { plan: &plan, appliance: &appliance, decoy: &decoy, protocol, root: &root };
     let (text, failed) = bench.run()?;
     println!("\n{text}");
     if flag("write") {
         report::update("docs/performance.md", "floods", &text)?;
     }
+    decoy.stop()?;
     appliance.stop()?;
     if failed { Err("viewers had errors".into()) } else { Ok(()) }
 }
@@ -158,12 +171,22 @@ fn go_first() {
     }
 }
 
+/// Has the kernel run this process only where nobody else wants the core, as it does the one that floods.
+fn go_last(process: u32) {
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "--all-tasks", "--pid", "0", &process.to_string()]);
+    if !command.stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        eprintln!("what is flooded in quiet rounds takes time from the viewers there");
+    }
+}
+
 impl Bench<'_> {
     fn run(&self) -> Fallible<(String, bool)> {
         let capacity = self.load().run()?;
         let capacity = capacity.requests as f64 / capacity.seconds;
         // Requests that come one by one cost more than those that come together, as they do without a pause.
-        let busy: Fallible<Vec<f64>> = (0..3).map(|_| Ok(self.round(NEIGHBOUR, capacity / 3.0)?.busy)).collect();
+        let busy: Fallible<Vec<f64>> =
+            (0..3).map(|_| Ok(self.round((NEIGHBOUR, self.decoy), capacity / 3.0)?.busy)).collect();
         let rate = (capacity / 3.0 / median(busy?) / 2.0).min(capacity * 0.6);
         println!("capacity: {capacity:.0} requests/s without a pause; viewers ask {rate:.0} times a second");
         let chosen = |flood: &&'static Flood| self.plan.only.as_ref().is_none_or(|only| flood.name.contains(only));
@@ -172,10 +195,10 @@ impl Bench<'_> {
             let mut row = Row { flood, quiet: Vec::new(), flooded: Vec::new(), errors: Vec::new() };
             for _ in 0..self.plan.rounds {
                 // In turns, so that a machine that slows down slows both.
-                for (name, into) in [(NEIGHBOUR, &mut row.quiet), (flood.name, &mut row.flooded)] {
-                    match self.round(name, rate) {
+                for (target, into) in [(self.decoy, &mut row.quiet), (self.appliance, &mut row.flooded)] {
+                    match self.round((flood.name, target), rate) {
                         Ok(round) => into.push(round),
-                        Err(err) => row.errors.push(format!("{name}: {err}")),
+                        Err(err) => row.errors.push(format!("{}: {err}", flood.name)),
                     }
                 }
             }
@@ -211,10 +234,11 @@ impl Bench<'_> {
         }
     }
 
-    fn round(&self, name: &str, rate: f64) -> Fallible<Round> {
+    /// Viewers ask, while one process floods who is to be flooded.
+    fn round(&self, flood: (&str, &Appliance), rate: f64) -> Fallible<Round> {
         self.settle()?;
         let before = resident(self.appliance.id());
-        let hostile = Hostile::start(name, self)?;
+        let hostile = Hostile::start(flood, self.root)?;
         let watch = Watch::start(self.appliance.id());
         // Under way before anybody measures.
         thread::park_timeout(self.plan.time / 3);
@@ -251,7 +275,7 @@ impl Bench<'_> {
     fn show(&self, (capacity, rate): (f64, f64), rows: &[Row]) -> String {
         let mut text = format!(
             "{CONNECTIONS} viewers ask for ranges of {} KiB by {}, {rate:.0} a second in all, which keeps the one core that serves \
-             them busy for half of the time (it serves {capacity:.0} to who asks without a pause). One hostile process floods; it and the viewers share the other core. {} rounds of {:.1} s, each beside a quiet one; medians. The p99 is that of a tenth \
+             them busy for half of the time (it serves {capacity:.0} to who asks without a pause). One hostile process floods it, or in quiet rounds another appliance beside itself; it and the viewers share the other core. {} rounds of {:.1} s, each beside a quiet one; medians. The p99 is that of a tenth \
              of a second, of which there are as many as a round has; growth is that, {GROWTH_MAX} the goal; {}\n\n\
              | flood | a second | p50 us quiet | flooded | p99 us quiet | flooded | growth | p99 us of a whole round, quiet | flooded | errors | core busy quiet | flooded | connections | KiB each | left out quiet | flooded |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -315,13 +339,13 @@ struct Hostile {
 }
 
 impl Hostile {
-    fn start(name: &str, bench: &Bench<'_>) -> Fallible<Self> {
+    fn start((name, target): (&str, &Appliance), root: &Path) -> Fallible<Self> {
         let own = std::env::current_exe()?;
-        let https = bench.appliance.https.ok_or("it listens by TLS")?;
+        let https = target.https.ok_or("it listens by TLS")?;
         let mut command = Command::new("chrt");
         command.args(["--idle", "0"]).arg(own).arg(format!("--flood={name}"));
-        command.arg(format!("--http={}", bench.appliance.http)).arg(format!("--https={https}"));
-        command.arg(format!("--root={}", bench.root.display()));
+        command.arg(format!("--http={}", target.http)).arg(format!("--https={https}"));
+        command.arg(format!("--root={}", root.display()));
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let acts = Arc::new(AtomicU64::new(0));
         let (lines, counted) = (BufReader::new(child.stdout.take().ok_or("piped")?), Arc::clone(&acts));
