@@ -54,6 +54,8 @@ const TURN_MIN: i64 = 2_000;
 const OWED_MAX: i64 = 1_000_000;
 /// Most that those can be owed who cost much, in nanoseconds: a turn or two, so that they never come in a row.
 const OWED_COSTLY_MAX: i64 = 50_000;
+/// Most that is held against them.
+const TAKEN_COSTLY_MAX: i64 = 20_000_000;
 /// Longest rest of theirs before it is looked at again whether it is over.
 const REST_MAX: i64 = 10_000_000;
 /// Time without a turn of anybody else after which they have whatever is free.
@@ -295,7 +297,7 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
         let due = elapsed * i64::from(called) / 100;
         owed = (owed + due - taken).clamp(-OWED_MAX, due.max(OWED_MAX));
         let due = elapsed * i64::from(costly) / 100;
-        owed_costly = (owed_costly + due - turns.taken_costly.take()).clamp(-OWED_MAX, OWED_COSTLY_MAX);
+        owed_costly = (owed_costly + due - turns.taken_costly.take()).clamp(-TAKEN_COSTLY_MAX, OWED_COSTLY_MAX);
         last = now;
         let (others, has_costly) = {
             let waiting = turns.waiting.borrow();
