@@ -247,7 +247,7 @@ impl Load<'_> {
                 connection.ask = (self.next)(&mut random);
                 connection.send()?;
                 if let Some((due, true)) = waiting.pop_front() {
-                    connection.due_at -= connection.sent_at - due;
+                    connection.due_at = connection.due_at.saturating_sub(connection.sent_at - due);
                     connection.sent_at = due;
                 }
             }

@@ -27,7 +27,7 @@ const SLICE: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_millis(1);
 /// What has a p99 of its own, and how many it has to be of.
 const TENTH: Duration = Duration::from_millis(100);
-const TENTH_MIN: usize = 500;
+const TENTH_MIN: usize = 100;
 
 /// Keeps what lies in slices of time in which no core stood still, nor in those before and after.
 #[derive(Debug)]

@@ -29,7 +29,7 @@ use std::{
 use futures_util::future::select;
 use tokio::{task::yield_now, time::sleep};
 
-use self::waiting::{Ticket, Waiting};
+use self::waiting::{Key, Ticket, Waiting};
 use super::{
     account::{HIT, Together},
     connection::Connection,
@@ -44,8 +44,9 @@ const WINDOWS: u64 = 2_000_000 << WINDOW_BITS;
 const ANYBODY: u64 = WINDOWS / 20;
 /// How many times the mean of all who are at work somebody may take.
 const SHARES: u64 = 2;
-/// How many of a client may wait, however long.
+/// How many of a client may wait, however long; and how many times longer some of one that costs much may than of others, since it is by its own rule.
 const CROWD: usize = 64;
+const CROWD_COSTLY: u32 = 10;
 const NANOS: u64 = 1_000_000_000;
 /// What a turn of who is called is taken to last before that is known, and at least; in nanoseconds.
 const TURN: i64 = 100_000;
@@ -71,13 +72,13 @@ pub(super) struct Turns {
     caller: RefCell<Option<Waker>>,
     /// Nanoseconds that those who were called have taken since the caller last looked, and in how many turns.
     taken: Cell<(i64, i64)>,
-    /// Nanoseconds that those of them have taken who cost much, and when anybody else last had a turn.
+    /// Nanoseconds that those of them have taken who cost much, and the last two clients that had a turn otherwise, and when.
     taken_costly: Cell<i64>,
-    others: Cell<Option<Instant>>,
+    others: Cell<[Option<(u128, Instant)>; 2]>,
     /// Whether somebody had a turn who goes first, since that was last asked.
     first: Cell<bool>,
     /// The client that was called last, and whether it was another before, since that was last asked.
-    client: Cell<(u128, bool)>,
+    client: Cell<(Key, bool)>,
     load: Cell<Load>,
     /// Turns that were had.
     had: Cell<u64>,
@@ -180,8 +181,9 @@ impl Turns {
     }
 
     /// Whether so many of a client wait already, or for so long (zero: however long), that one more would only take room.
-    pub(super) fn is_crowd(&self, prefix: u128, most: usize, longest: Duration) -> bool {
-        let Some((count, since)) = self.waiting.borrow().of(prefix) else { return false };
+    pub(super) fn is_crowd(&self, prefix: u128, (most, longest): (usize, Duration), now_millis: u64) -> bool {
+        let Some((count, since, costly)) = self.waiting.borrow().of((prefix, true), now_millis) else { return false };
+        let longest = if costly { longest * CROWD_COSTLY } else { longest };
         // The clock is looked at for few.
         count > most.max(CROWD) || (count > CROWD && !longest.is_zero() && since.elapsed() > longest)
     }
@@ -189,7 +191,7 @@ impl Turns {
     /// Calls whoever is next, of those who cost much or of all others.
     fn call(&self, costly: bool, (now, now_millis): (Instant, u64)) {
         let Some((client, waited)) = self.waiting.borrow_mut().call(costly, now, now_millis) else { return };
-        if costly && !self.is_quiet(now) {
+        if costly && !self.is_quiet(client.0, now) {
             // It is not that there is no time.
             return;
         }
@@ -210,9 +212,17 @@ impl Turns {
         .await;
     }
 
-    /// Whether nobody has had a turn of late but who costs much.
-    fn is_quiet(&self, now: Instant) -> bool {
-        self.others.get().is_none_or(|last| now.saturating_duration_since(last) > QUIET)
+    /// A client has had a turn other than among those who cost much.
+    fn served(&self, client: u128, now: Instant) {
+        let [last, before] = self.others.get();
+        let before = if last.is_some_and(|(last, _)| last == client) { before } else { last };
+        self.others.set([Some((client, now)), before]);
+    }
+
+    /// Whether no other client than this one has had such a turn of late.
+    fn is_quiet(&self, client: u128, now: Instant) -> bool {
+        let last = self.others.get().into_iter().flatten().find(|(last, _)| *last != client);
+        last.is_none_or(|(_, last)| now.saturating_duration_since(last) > QUIET)
     }
 
     /// A turn of somebody who was called took `nanos`.
@@ -284,11 +294,12 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
     let (mut last, mut owed, mut mean) = (Instant::now(), 0_i64, TURN);
     let mut owed_costly = 0_i64;
     loop {
-        turns.somebody(|waiting| !waiting.is_empty() || waiting.has_costly()).await;
+        turns.somebody(|waiting| !waiting.is_empty() || waiting.costly_first().is_some()).await;
         // First those who go first and of whom the kernel has news.
         yield_now().await;
         let now = Instant::now();
-        let elapsed = i64::try_from((now - last).as_nanos()).unwrap_or(i64::MAX).min(100 * OWED_MAX);
+        let since = i64::try_from((now - last).as_nanos()).unwrap_or(i64::MAX).min(1000 * REST_MAX);
+        let elapsed = since.min(100 * OWED_MAX);
         let (taken, count) = turns.taken.take();
         if let Some(one) = taken.checked_div(count) {
             mean = (3 * mean + one) / 4;
@@ -296,12 +307,12 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
         let Shares { called, costly } = shares();
         let due = elapsed * i64::from(called) / 100;
         owed = (owed + due - taken).clamp(-OWED_MAX, due.max(OWED_MAX));
-        let due = elapsed * i64::from(costly) / 100;
+        let due = since * i64::from(costly) / 100;
         owed_costly = (owed_costly + due - turns.taken_costly.take()).clamp(-TAKEN_COSTLY_MAX, OWED_COSTLY_MAX);
         last = now;
-        let (others, has_costly) = {
+        let (others, costly_first) = {
             let waiting = turns.waiting.borrow();
-            (!waiting.is_empty(), waiting.has_costly())
+            (!waiting.is_empty(), waiting.costly_first())
         };
         let clock = (now, now_millis.get());
         if others {
@@ -309,10 +320,8 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
                 turns.call(false, clock);
             }
         }
-        if !has_costly {
-            continue;
-        }
-        if costly >= 100 || owed_costly > 0 || turns.is_quiet(now) {
+        let Some((client, _)) = costly_first else { continue };
+        if costly >= 100 || owed_costly > 0 || turns.is_quiet(client, now) {
             turns.call(true, clock);
         } else if !others {
             let rest = (-owed_costly * 100 / i64::from(costly.max(1))).clamp(0, REST_MAX);
@@ -354,7 +363,7 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
             None => turns.first.set(true),
         }
         if called.is_none_or(|(_, costly)| !costly) {
-            turns.others.set(Some(ended));
+            turns.served(connection.prefix, ended);
         }
         polled
     })

@@ -274,7 +274,10 @@ impl Shared {
         let prefix = prefix(peer.ip(), (networks.ipv4_prefix, networks.ipv6_prefix));
         let most = handler.config.connections_max / CROWDS_MIN;
         let bounded = handler.clients.as_ref().is_none_or(|clients| !clients.is_unlimited(peer.ip()));
-        let crowd = bounded && self.turns.is_crowd(prefix, most, handler.config.queue_delay_max * PATIENCE);
+        let crowd = bounded && {
+            let longest = handler.config.queue_delay_max * PATIENCE;
+            self.turns.is_crowd(prefix, (most, longest), self.now_millis.get())
+        };
         let client = seat.as_ref().map(|seat| Arc::clone(&seat.client));
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         let counted = Counted { shared: Rc::clone(self), seat };

@@ -25,12 +25,12 @@ fn waited(appliance: &Appliance, why: &str) -> f64 {
     appliance.metric("oca_turns_waited_total", &format!("why=\"{why}\""))
 }
 
-/// A connection of the crowd that has sent ahead what keeps the worker for some seconds.
 /// Turns of those who get nothing for them.
 fn waited_for_nothing(appliance: &Appliance) -> f64 {
     waited(appliance, "newcomer") + waited(appliance, "costly")
 }
 
+/// A connection of the crowd that has sent ahead what keeps the worker for some seconds.
 fn one_of_the_crowd(appliance: &Appliance) -> Option<TcpStream> {
     let mut stream = connect_from(CROWD, appliance.http());
     stream.write_all(REQUEST.repeat(200).as_bytes()).ok()?;

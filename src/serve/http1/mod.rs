@@ -228,7 +228,8 @@ impl<W: Wire> Http1<W> {
                     return Poll::Ready(Ok(step));
                 }
                 if read_on {
-                    self.trickle.read(self.input.len(), self.connection.peer.port(), &self.wire);
+                    let connection = &self.connection;
+                    self.trickle.read(self.input.len(), (connection.now(), connection.peer.port()), &self.wire);
                 }
             }
             self.trickle.look(&self.wire, cx);

@@ -17,6 +17,8 @@ use crate::serve::wire::Wire;
 const READS: usize = 4;
 /// Bytes of a head for each of them, below which it is: a twentieth of a packet.
 const PIECE_MIN: usize = 64;
+/// Age of its first bytes below which it is not, in milliseconds: some clients write line by line, all within one.
+const AGE_MIN: u64 = 100;
 /// Bytes for which it is looked at before its time.
 const WAKE_BYTES: i32 = 1024;
 /// Its time, in milliseconds, and what more some have so that not all have it at once.
@@ -27,6 +29,8 @@ const SPREAD: u16 = 512;
 #[derive(Debug, Default)]
 pub(super) struct Trickle {
     reads: usize,
+    /// When its first bytes were read, in milliseconds.
+    begun: u64,
     rest: Option<Pin<Box<Sleep>>>,
 }
 
@@ -41,9 +45,12 @@ impl Trickle {
     }
 
     /// There was a read, and of the head `have` bytes are there: it is not whole. `number`: any, by which heads differ.
-    pub(super) fn read<W: Wire>(&mut self, have: usize, number: u16, wire: &W) {
+    pub(super) fn read<W: Wire>(&mut self, have: usize, (now_millis, number): (u64, u16), wire: &W) {
+        if self.reads == 0 {
+            self.begun = now_millis;
+        }
         self.reads += 1;
-        if self.reads < READS || have >= self.reads * PIECE_MIN {
+        if self.reads < READS || have >= self.reads * PIECE_MIN || now_millis.saturating_sub(self.begun) < AGE_MIN {
             self.end(wire);
             return;
         }

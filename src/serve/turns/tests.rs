@@ -238,7 +238,7 @@ fn a_client_of_whom_many_wait_for_long_is_a_crowd_and_no_other_is() {
             scene.busy(1, scene.connection(1), LITTLE, 1);
         }
         scene.busy(2, scene.connection(2), LITTLE, 1);
-        assert!(!scene.turns.is_crowd(1, 1000, LITTLE), "nobody has had a look yet");
+        assert!(!scene.turns.is_crowd(1, (1000, LITTLE), scene.now.get()), "nobody has had a look yet");
         for _ in 0..5 {
             yield_now().await;
         }
@@ -246,11 +246,14 @@ fn a_client_of_whom_many_wait_for_long_is_a_crowd_and_no_other_is() {
         while begun.elapsed() < 2 * LITTLE {
             std::hint::spin_loop();
         }
-        assert!(scene.turns.is_crowd(1, 1000, LITTLE));
-        assert!(!scene.turns.is_crowd(1, 1000, Duration::from_secs(1000)), "not for that long");
-        assert!(!scene.turns.is_crowd(1, 1000, Duration::ZERO), "as long as they like");
-        assert!(scene.turns.is_crowd(1, CROWD, Duration::ZERO), "too many");
-        assert!(!scene.turns.is_crowd(2, 1000, LITTLE) && !scene.turns.is_crowd(3, 1000, LITTLE));
+        assert!(scene.turns.is_crowd(1, (1000, LITTLE), scene.now.get()));
+        assert!(!scene.turns.is_crowd(1, (1000, Duration::from_secs(1000)), scene.now.get()), "not for that long");
+        assert!(!scene.turns.is_crowd(1, (1000, Duration::ZERO), scene.now.get()), "as long as they like");
+        assert!(scene.turns.is_crowd(1, (CROWD, Duration::ZERO), scene.now.get()), "too many");
+        assert!(
+            !scene.turns.is_crowd(2, (1000, LITTLE), scene.now.get())
+                && !scene.turns.is_crowd(3, (1000, LITTLE), scene.now.get())
+        );
     });
 }
 
@@ -290,7 +293,7 @@ fn a_newcomer_does_not_wait_for_those_who_cost_much() {
     scene.turns.call(false, (Instant::now(), scene.now.get()));
     assert!(newcomer.called().is_some() && tickets.iter().all(|ticket| ticket.called().is_none()));
     // What it waits is by its own rule, and no sign of overload, as long as others are served.
-    scene.turns.others.set(Some(Instant::now() + Duration::from_secs(1)));
+    scene.turns.served(1, Instant::now() + Duration::from_secs(1));
     scene.turns.wait_of_late();
     scene.turns.call(true, (Instant::now() + Duration::from_secs(1), scene.now.get()));
     assert_eq!(tickets.iter().filter(|ticket| ticket.called().is_some()).count(), 1);
@@ -304,4 +307,17 @@ fn a_newcomer_does_not_wait_for_those_who_cost_much() {
         scene.turns.call(true, (Instant::now(), scene.now.get()));
     }
     assert!(tickets.iter().all(|ticket| ticket.called().is_some()));
+}
+
+#[test]
+fn a_client_that_costs_much_has_all_of_the_time_where_only_its_own_connections_want_some() {
+    let scene = Scene::new();
+    let now = Instant::now();
+    scene.turns.served(7, now);
+    assert!(scene.turns.is_quiet(7, now) && !scene.turns.is_quiet(8, now));
+    scene.turns.served(1, now);
+    scene.turns.served(7, now);
+    scene.turns.served(7, now);
+    assert!(!scene.turns.is_quiet(7, now), "another was served a moment ago");
+    assert!(scene.turns.is_quiet(7, now + 2 * QUIET));
 }

@@ -10,14 +10,21 @@ use std::{
 
 use crate::serve::{account::Together, connection::Connection};
 
+/// A client, by what tells it from others; those of its connections that nothing bounds (`serve.clients.unlimited`) are another.
+pub(super) type Key = (u128, bool);
+
+fn key(connection: &Connection) -> Key {
+    (connection.prefix, connection.together.is_some())
+}
+
 /// Who waits, by client.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    clients: HashMap<u128, Queue>,
+    clients: HashMap<Key, Queue>,
     /// Clients who wait, in the order in which they are called.
-    ring: VecDeque<u128>,
+    ring: VecDeque<Key>,
     /// The same of those that cost much. One may have ceased to, or have begun to in the other.
-    costly: VecDeque<u128>,
+    costly: VecDeque<Key>,
 }
 
 /// The connections of a client that wait.
@@ -59,29 +66,30 @@ impl Waiting {
         self.ring.is_empty()
     }
 
-    /// Whether anybody waits who costs much.
-    pub(super) fn has_costly(&self) -> bool {
-        !self.costly.is_empty()
+    /// The first of the clients that wait and cost much.
+    pub(super) fn costly_first(&self) -> Option<Key> {
+        self.costly.front().copied()
     }
 
     pub(super) fn add(&mut self, connection: &Connection, ticket: &Rc<Ticket>) {
         let Self { clients, ring, costly } = self;
-        let queue = clients.entry(connection.prefix).or_insert_with(|| {
+        let client = key(connection);
+        let queue = clients.entry(client).or_insert_with(|| {
             let ring = if connection.costs_much() { costly } else { ring };
-            ring.push_back(connection.prefix);
+            ring.push_back(client);
             Queue { tickets: VecDeque::new(), together: connection.together.clone() }
         });
         queue.tickets.push_back(Rc::clone(ticket));
     }
 
-    /// How many of a client wait, and since when the first of them.
-    pub(super) fn of(&self, prefix: u128) -> Option<(usize, Instant)> {
-        let queue = self.clients.get(&prefix)?;
-        Some((queue.tickets.len(), queue.tickets.front()?.since))
+    /// How many of a client wait, since when the first of them, and whether it costs much.
+    pub(super) fn of(&self, client: Key, now_millis: u64) -> Option<(usize, Instant, bool)> {
+        let queue = self.clients.get(&client)?;
+        Some((queue.tickets.len(), queue.tickets.front()?.since, queue.costs_much(now_millis)))
     }
 
     /// Calls whoever is next, of those who cost much or of all others; tells the client, and how long it has waited.
-    pub(super) fn call(&mut self, costly: bool, now: Instant, now_millis: u64) -> Option<(u128, Duration)> {
+    pub(super) fn call(&mut self, costly: bool, now: Instant, now_millis: u64) -> Option<(Key, Duration)> {
         loop {
             let ring = if costly { &mut self.costly } else { &mut self.ring };
             let client = ring.pop_front()?;
