@@ -1,13 +1,15 @@
 //! What floods do to viewers: the p99 of honest requests at half of capacity, while one hostile process does its worst.
 //!
 //! `cargo bench --bench floods`; options: `--only=NAME` (floods whose name holds this), `--seconds=1.5` in tenths (`--tenths=15`), `--rounds=3`,
-//! `--tls` (viewers by TLS), `--write` (puts the table into docs/performance.md), `--test` (a short run).
+//! `--tls` (viewers by TLS), `--detail` (the p99 of each tenth of a second, too), `--write` (puts the table into docs/performance.md), `--test` (a short run).
 //!
 //! The appliance has one core; honest load and hostile process share the other. The kernel runs the hostile process there whenever the load has
 //! nothing to do, and at no other time (SCHED_IDLE against a nice value of -20), so that what is measured is what the appliance suffers and not what the
 //! load does.
 //! In a quiet round the same process floods another appliance, which runs where it does and whenever it does: that keeps the core, its caches and the kernel as busy, at
 //! nobody's cost.
+//!
+//! Viewers are there before the flood is: one that comes while nobody else wants anything has whatever is free, and that is no matter here.
 //!
 //! Viewers ask for ranges of 64 KiB at random moments (open loop), so often that the core that serves them is busy for half of the time. In the clear:
 //! that costs them little of the core that they share with the flood, which has the rest. By TLS (`--tls`) they take nearly all of it.
@@ -99,6 +101,7 @@ fn main() -> Fallible<()> {
     if let (Some(name), Some(http), Some(https)) =
         (values("flood").first(), values("http").first(), values("https").first())
     {
+        thread::park_timeout(Duration::from_millis(option("after").unwrap_or(0)));
         return hostile::run(name, Target { http: http.parse()?, https: https.parse()? });
     }
     let smoke = is_smoke();
@@ -197,7 +200,13 @@ impl Bench<'_> {
                 // In turns, so that a machine that slows down slows both.
                 for (target, into) in [(self.decoy, &mut row.quiet), (self.appliance, &mut row.flooded)] {
                     match self.round((flood.name, target), rate) {
-                        Ok(round) => into.push(round),
+                        Ok(round) => {
+                            if flag("detail") {
+                                let whose = if std::ptr::eq(target, self.decoy) { "quiet" } else { "flooded" };
+                                println!("{}, {whose}: {:?}, core {:.2} busy", flood.name, round.p99s, round.busy);
+                            }
+                            into.push(round);
+                        }
                         Err(err) => row.errors.push(format!("{}: {err}", flood.name)),
                     }
                 }
@@ -234,16 +243,15 @@ impl Bench<'_> {
         }
     }
 
-    /// Viewers ask, while one process floods who is to be flooded.
+    /// Viewers ask, one process begins to flood who is to be flooded, and then it is measured.
     fn round(&self, flood: (&str, &Appliance), rate: f64) -> Fallible<Round> {
         self.settle()?;
         let before = resident(self.appliance.id());
         let hostile = Hostile::start(flood, self.root)?;
         let watch = Watch::start(self.appliance.id());
-        // Under way before anybody measures.
-        thread::park_timeout(self.plan.time / 3);
-        let (begun, acts) = (Instant::now(), hostile.acts());
-        let outcome: Outcome = self.load().run_open(rate)?;
+        let (mut begun, mut acts) = (Instant::now(), 0);
+        let mut begin = || (begun, acts) = (Instant::now(), hostile.acts());
+        let outcome: Outcome = self.load().run_open(rate, self.plan.time / 2, &mut begin)?;
         let acts = (hostile.acts() - acts) as f64 / begun.elapsed().as_secs_f64();
         let connections = self.appliance.metric("oca_connections")? - CONNECTIONS as f64;
         let memory = watch.peak().saturating_sub(before);
@@ -346,6 +354,8 @@ impl Hostile {
         command.args(["--idle", "0"]).arg(own).arg(format!("--flood={name}"));
         command.arg(format!("--http={}", target.http)).arg(format!("--https={https}"));
         command.arg(format!("--root={}", root.display()));
+        // Viewers are there before it is.
+        command.arg("--after=100");
         let mut child = command.stdout(Stdio::piped()).spawn()?;
         let acts = Arc::new(AtomicU64::new(0));
         let (lines, counted) = (BufReader::new(child.stdout.take().ok_or("piped")?), Arc::clone(&acts));

@@ -193,10 +193,11 @@ impl Load<'_> {
     /// Runs it as an open loop: requests come at random moments, `rate` a second on average, whether or not those before were answered. Latency
     /// is from the moment at which a request is due where no connection is free then, so that waiting for one counts, else from when it is sent, and to the moment at which
     /// the kernel has the last of its response: a load that is kept from its core is no part of it. Nor is what came while the host had taken the machine away.
+    /// What is told begins after `warm`, when `begin` is called.
     ///
     /// # Errors
     /// As of `run`.
-    pub(crate) fn run_open(&mut self, rate: f64) -> io::Result<Outcome> {
+    pub(crate) fn run_open(&mut self, rate: f64, warm: Duration, begin: &mut dyn FnMut()) -> io::Result<Outcome> {
         let mut random = Random::new(self.address.port().into());
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut connections = Vec::with_capacity(self.connections);
@@ -224,11 +225,17 @@ impl Load<'_> {
         // Each in its turn: by the last that has become idle a few would ask for most, as no viewer does.
         let mut idle: VecDeque<usize> = (0..self.connections).collect();
         let mut waiting = VecDeque::new();
-        let mut latency = Undisturbed::begin().map_err(io::Error::other)?;
-        let (begun, cpu, own_cpu) = (Instant::now(), cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own));
-        let (end, mut due) = (begun + self.time, begun);
+        let mut due = Instant::now();
+        let mut begun = due + warm;
+        let (end, mut counted) = (begun + self.time, None);
         loop {
             let now = Instant::now();
+            if counted.is_none() && now >= begun {
+                begin();
+                let latency = Undisturbed::begin().map_err(io::Error::other)?;
+                begun = Instant::now();
+                counted = Some((latency, cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own)));
+            }
             let mut late = false;
             while due <= now && due < end {
                 if waiting.len() >= idle.len() {
@@ -267,12 +274,17 @@ impl Load<'_> {
                 }
                 let now = Instant::now();
                 let took = connection.arrived.and_then(|arrived| arrived.checked_sub(connection.due_at));
-                latency.record(took.unwrap_or(now - connection.sent_at), now);
-                outcome.requests += 1;
-                outcome.bytes += connection.ask.len;
+                if let Some((latency, ..)) = &mut counted {
+                    latency.record(took.unwrap_or(now - connection.sent_at), now);
+                    outcome.requests += 1;
+                    outcome.bytes += connection.ask.len;
+                }
                 idle.push_back(number);
             }
         }
+        let Some((latency, cpu, own_cpu)) = counted else {
+            return Err(io::Error::other("it has no time"));
+        };
         outcome.seconds = begun.elapsed().as_secs_f64();
         let kept = latency.end();
         (outcome.latency, outcome.left_out, outcome.tenths) = (kept.latency, kept.left_out, kept.tenths);

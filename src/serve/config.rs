@@ -68,7 +68,7 @@ pub struct Config {
     pub revalidate_timeout: Duration,
     /// `Retry-After` of a 503; up to twice as much where requests are refused, so that not all come back at once.
     pub retry_after: Duration,
-    /// Ranges in one request; a request with more is answered whole (RFC 9110, 14.2).
+    /// Ranges in one request; one with more is rejected with 416 (RFC 9110, 14.2 and 15.5.17).
     pub ranges_max: usize,
     /// Bytes in flight per connection in the kernel; zero leaves it to the kernel's autotuning.
     pub send_buffer: ByteCount,
@@ -211,7 +211,7 @@ impl Default for Config {
             connections_percent: 90,
             queue_delay_max: Duration::from_millis(20),
             newcomers_percent: 20,
-            costly_percent: 2,
+            costly_percent: 1,
             client_percent: 80,
             refuse_delay: Duration::from_millis(40),
             stall_timeout: Duration::from_secs(30),

@@ -303,7 +303,15 @@ impl Connection {
     }
 
     pub(super) fn set_blocked(&self) {
-        self.blocked.set(true);
+        if let (false, Some(together)) = (self.blocked.replace(true), &self.together) {
+            together.shut();
+        }
+    }
+
+    fn set_open(&self) {
+        if let (true, Some(together)) = (self.blocked.replace(false), &self.together) {
+            together.opened();
+        }
     }
 
     /// Bytes of an asset that a body hands out at once, at most.
@@ -318,7 +326,7 @@ impl Connection {
 
     /// The kernel took `count` bytes.
     pub(super) fn add_sent(&self, count: u64) {
-        self.blocked.set(false);
+        self.set_open();
         self.sent.set(self.sent.get() + count);
         self.account.got(count);
         if let Some(together) = &self.together {
@@ -329,6 +337,17 @@ impl Connection {
     /// Whether its client costs much more than what it gets.
     pub(super) fn costs_much(&self) -> bool {
         self.together.as_ref().is_some_and(|together| together.costs_much(self.now()))
+    }
+
+    /// Whether it comes after all others wherever it waits: it is not served, and its client costs much or takes nothing on many connections.
+    pub(super) fn comes_last(&self) -> bool {
+        !self.account.is_served() && self.together.as_ref().is_some_and(|together| together.comes_last(self.now()))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.set_open();
     }
 }
 

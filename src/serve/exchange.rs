@@ -86,8 +86,9 @@ impl Exchange {
         self.status = Some(status);
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
-        // Where streams have windows, one that is asked for and never taken pays for nothing.
-        if outcome == CacheOutcome::Hit && (!self.connection.is_multiplexed() || status == StatusCode::NOT_MODIFIED) {
+        // Where streams have windows, one that is asked for and never taken pays for nothing; and nobody lives on what there is not.
+        let gives = outcome == CacheOutcome::Hit && !status.is_client_error();
+        if gives && (!self.connection.is_multiplexed() || status == StatusCode::NOT_MODIFIED) {
             self.connection.account.hit(self.connection.turns_of_hit());
         }
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);

@@ -65,6 +65,10 @@ pub(super) struct Handler {
 /// How often a request looks again after the version it had found was withdrawn under it.
 const LOOKUPS_MAX: usize = 4;
 
+/// Why ranges are answered by 416.
+const NO_BYTE: &str = "no byte of the range exists";
+const TOO_MANY: &str = "more ranges than this server answers in one request";
+
 /// A response in the making: its head, and what follows it.
 struct Answer {
     head: Head,
@@ -355,7 +359,12 @@ impl Handler {
         let mut parts: SmallVec<[ByteRange; 4]> =
             match ranges.map_or(RangeOutcome::Whole, |set| set.resolve(meta.length)) {
                 RangeOutcome::Unsatisfiable => {
-                    return Ok(text(self.templates.unsatisfiable(outcome, headers, meta.length), outcome));
+                    let made = self.templates.unsatisfiable(outcome, headers, Some(meta.length), NO_BYTE);
+                    return Ok(text(made, outcome));
+                }
+                RangeOutcome::TooMany => {
+                    let made = self.templates.unsatisfiable(outcome, headers, Some(meta.length), TOO_MANY);
+                    return Ok(text(made, outcome));
                 }
                 RangeOutcome::Whole => SmallVec::new(),
                 RangeOutcome::Part(part) => SmallVec::from_slice(&[part]),
@@ -456,9 +465,10 @@ impl Handler {
         (manner, connection): (&Manner, &Connection),
     ) -> Result<Answer, Refusal> {
         // Several ranges, and ranges that count only for a version we cannot know, are answered with the whole.
-        let one_range = asked.ranges.as_ref().is_some_and(is_one) && !headers.contains_key(IF_RANGE);
+        let ranges = asked.ranges.as_ref().filter(|_| !headers.contains_key(IF_RANGE));
+        let (one_range, too_many) = (ranges.is_some_and(is_one), ranges.is_some_and(RangeSet::is_too_many));
         let whole = Want::Range { start: 0, end: None };
-        let want = if one_range || asked.verb == Verb::Head { asked.want() } else { whole };
+        let want = if one_range || too_many || asked.verb == Verb::Head { asked.want() } else { whole };
         let passed = self.catalog.pass_through_for(&asked.key, want, manner.asker.clone());
         let pass = self.wait(connection, passed).await?;
         let head = &pass.head;
@@ -473,9 +483,10 @@ impl Handler {
                 return Ok(text(self.templates.precondition_failed(CacheOutcome::Pass, headers), CacheOutcome::Pass));
             }
         }
-        if head.unsatisfiable {
-            let total = head.length.unwrap_or(0);
-            return Ok(text(self.templates.unsatisfiable(CacheOutcome::Pass, headers, total), CacheOutcome::Pass));
+        if head.unsatisfiable || too_many {
+            let why = if too_many { TOO_MANY } else { NO_BYTE };
+            let made = self.templates.unsatisfiable(CacheOutcome::Pass, headers, head.length, why);
+            return Ok(text(made, CacheOutcome::Pass));
         }
         if asked.verb == Verb::Head {
             let made = self.templates.passed(headers, &described, None, head.length);

@@ -188,7 +188,7 @@ impl Handler {
         Some(Known { target: target.into(), entry, fields })
     }
 
-    /// The part that a `Range` asks for; `Some(None)`: all of it. `None`: more than one, or none that exists.
+    /// The part that a `Range` asks for; `Some(None)`: all of it. `None`: more than one, or none that is answered.
     fn part(&self, range: &[u8], length: u64) -> Option<Option<ByteRange>> {
         if let Some(part) = one_range(range, length) {
             return Some(Some(part));
@@ -196,7 +196,7 @@ impl Handler {
         match RangeSet::parse(range, self.config.ranges_max)?.resolve(length) {
             RangeOutcome::Whole => Some(None),
             RangeOutcome::Part(part) => Some(Some(part)),
-            RangeOutcome::Parts(_) | RangeOutcome::Unsatisfiable => None,
+            RangeOutcome::Parts(_) | RangeOutcome::Unsatisfiable | RangeOutcome::TooMany => None,
         }
     }
 }

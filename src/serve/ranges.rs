@@ -18,7 +18,7 @@ pub enum RangeSpec {
     Suffix(u64),
 }
 
-/// The ranges of one request. Invariant: grammatical, at least one, at most as many as were allowed.
+/// The ranges of one request. Invariant: grammatical, and at most as many as were allowed; none: there were more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSet(SmallVec<[RangeSpec; 2]>);
 
@@ -33,11 +33,13 @@ pub enum RangeOutcome {
     Parts(SmallVec<[ByteRange; 4]>),
     /// Nothing of what was asked for exists.
     Unsatisfiable,
+    /// More ranges than are answered: the set is rejected (RFC 9110, 14.2 and 15.5.17).
+    TooMany,
 }
 
 impl RangeSet {
-    /// Reads a `Range` header. `None` where it is to be ignored: another unit, not grammatical, or more than `ranges_max` ranges
-    /// (RFC 9110, 14.2 allows to ignore it in each case).
+    /// Reads a `Range` header. `None` where it is to be ignored: another unit, or not grammatical (RFC 9110, 14.2 allows to ignore it in each case). Of more than
+    /// `ranges_max` ranges nothing is read but that they are too many.
     pub fn parse(header: &[u8], ranges_max: usize) -> Option<Self> {
         let text = std::str::from_utf8(header).ok()?;
         let (unit, list) = text.split_once('=')?;
@@ -49,15 +51,21 @@ impl RangeSet {
         for element in
             list.split(',').map(|element| element.trim_matches([' ', '\t'])).filter(|element| !element.is_empty())
         {
+            let spec = parse_spec(element)?;
             if specs.len() == ranges_max {
-                return None;
+                return Some(Self(SmallVec::new()));
             }
-            specs.push(parse_spec(element)?);
+            specs.push(spec);
         }
         (!specs.is_empty()).then_some(Self(specs))
     }
 
-    /// The ranges as they were written.
+    /// Whether there were more than are answered.
+    pub fn is_too_many(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The ranges as they were written; none where there were too many.
     pub fn specs(&self) -> &[RangeSpec] {
         &self.0
     }
@@ -65,6 +73,9 @@ impl RangeSet {
     /// What the ranges are of an asset of `length` bytes. Overlapping and touching ranges are joined (RFC 9110, 15.3.7.2), so
     /// that what is sent is never more than the asset.
     pub fn resolve(&self, length: u64) -> RangeOutcome {
+        if self.is_too_many() {
+            return RangeOutcome::TooMany;
+        }
         let mut parts: SmallVec<[ByteRange; 4]> = self.0.iter().filter_map(|spec| spec.resolve(length)).collect();
         join(&mut parts);
         match parts.as_slice() {
@@ -216,9 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn more_ranges_than_allowed_are_the_whole_asset() {
-        let many = (0..17).map(|n| format!("{}-{}", n * 10, n * 10)).collect::<Vec<_>>().join(",");
-        assert_eq!(outcome(&format!("bytes={many}"), 1000), RangeOutcome::Whole);
+    fn more_ranges_than_allowed_are_too_many() {
+        let ranges = |count| (0..count).map(|n| format!("{}-{}", n * 10, n * 10)).collect::<Vec<_>>().join(",");
+        assert_eq!(outcome(&format!("bytes={}", ranges(17)), 1000), RangeOutcome::TooMany);
+        assert!(
+            matches!(outcome(&format!("bytes={},,", ranges(16)), 1000), RangeOutcome::Parts(parts) if parts.len() == 16)
+        );
+        assert_eq!(outcome(&format!("bytes={},x", ranges(16)), 1000), RangeOutcome::Whole, "not grammatical");
     }
 
     #[test]
@@ -258,7 +273,9 @@ mod tests {
                 RangeOutcome::Part(one) => vec![one],
                 RangeOutcome::Parts(parts) => { prop_assert!(parts.len() > 1); parts.to_vec() }
                 RangeOutcome::Unsatisfiable => vec![],
-                RangeOutcome::Whole => return Err(TestCaseError::fail("grammatical ranges are not ignored")),
+                RangeOutcome::Whole | RangeOutcome::TooMany => {
+                    return Err(TestCaseError::fail("grammatical ranges are not ignored"));
+                }
             };
             prop_assert!(parts.iter().map(|part| part.len()).sum::<u64>() <= length, "more than the asset");
             for part in parts {

@@ -296,16 +296,18 @@ impl Templates {
         )
     }
 
-    /// 416 with the length that there is (RFC 9110, 15.5.17).
+    /// 416 with the length that there is, where that is known (RFC 9110, 15.5.17).
     pub(super) fn unsatisfiable(
         &self,
         outcome: CacheOutcome,
         request: &HeaderMap,
-        length: u64,
+        length: Option<u64>,
+        why: &'static str,
     ) -> (Head, &'static str) {
-        let (mut head, text) =
-            self.error(StatusCode::RANGE_NOT_SATISFIABLE, "no byte of the range exists", outcome, request);
-        head.headers.insert(CONTENT_RANGE, content_range(None, length));
+        let (mut head, text) = self.error(StatusCode::RANGE_NOT_SATISFIABLE, why, outcome, request);
+        if let Some(length) = length {
+            head.headers.insert(CONTENT_RANGE, content_range(None, length));
+        }
         head.headers.insert(ACCEPT_RANGES, BYTES);
         (head, text)
     }

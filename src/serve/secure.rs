@@ -105,6 +105,7 @@ impl Secure {
     /// Why there is none.
     pub(super) async fn handshake(&mut self, helper: Option<&Helper>) -> Result<Established, NoSession> {
         loop {
+            self.session.set_costly(helper.is_some() && self.connection.comes_last());
             let Some(work) = self.session.answer() else {
                 match poll_fn(|cx| self.poll_handshake(cx)).await? {
                     Some(established) => return Ok(established),

@@ -167,7 +167,7 @@ impl Turns {
     }
 
     fn wait(&self, connection: &Connection, waker: &Waker) -> Rc<Ticket> {
-        connection.metrics.waits(match (connection.costs_much(), connection.account.is_served()) {
+        connection.metrics.waits(match (connection.comes_last(), connection.account.is_served()) {
             (true, _) => Waits::Costly,
             (false, true) => Waits::Heavy,
             (false, false) => Waits::Newcomer,

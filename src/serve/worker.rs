@@ -377,6 +377,10 @@ impl Shared {
         let shaken = wire.handshake(self.helper.as_ref()).await;
         self.sweeper.end_handshake(&connection);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
+        if connection.comes_last() {
+            // What viewers may come behind is one of the two, and not both.
+            yield_now().await;
+        }
         match shaken {
             Ok(Established { protocol: Protocol::Http1, .. }) => {
                 let desk = Rc::clone(&self.desk);

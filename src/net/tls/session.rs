@@ -39,6 +39,57 @@ pub struct Established {
 pub struct Session {
     server: Arc<Server>,
     state: State,
+    /// Whether whatever belongs to the handshake is work to be done elsewhere, and not only what takes a public key.
+    is_costly: bool,
+    records: Records,
+}
+
+/// Follows the records of a handshake (RFC 8446, 5.1), to know when there is something to work on.
+#[derive(Debug, Default)]
+struct Records {
+    header: [u8; HEADER],
+    have: usize,
+    left: usize,
+}
+
+impl Records {
+    /// Whether a record ends in these bytes, or is longer than any may be.
+    fn end_in(&mut self, mut bytes: &[u8]) -> bool {
+        let mut ended = false;
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let passed = self.left.min(bytes.len());
+                self.left -= passed;
+                bytes = &bytes[passed..];
+                ended |= self.left == 0;
+                continue;
+            }
+            self.header[self.have] = *first;
+            self.have += 1;
+            bytes = rest;
+            if self.have == HEADER {
+                self.have = 0;
+                self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+                ended |= self.left == 0 || self.left > RECORD_MAX;
+            }
+        }
+        ended
+    }
+}
+
+/// What is read, and whether a record has ended in it.
+struct Followed<'a> {
+    wire: &'a mut dyn Read,
+    records: &'a mut Records,
+    ended: bool,
+}
+
+impl Read for Followed<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.wire.read(into)?;
+        self.ended |= self.records.end_in(&into[..count]);
+        Ok(count)
+    }
 }
 
 enum State {
@@ -81,15 +132,16 @@ enum Answered {
 }
 
 /// Whether what comes next may take a public key to answer: the second hello of a client that was asked for another share (RFC 8446, 4.1.4), and the shares of TLS 1.2.
-fn costs_much(connection: &ServerConnection) -> bool {
-    connection.is_handshaking()
-        && connection.negotiated_key_exchange_group().is_none()
+fn takes_a_key(connection: &ServerConnection) -> bool {
+    connection.negotiated_key_exchange_group().is_none()
         && (connection.protocol_version() == Some(ProtocolVersion::TLSv1_2)
             || connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest))
 }
 
 /// Length of a record's header, behind which TLS 1.2 has its plaintext copied into a buffer that begins with a page (RFC 5246, 6.2.1).
 const HEADER: usize = 5;
+/// Longest payload of a record (RFC 5246, 6.2.3; less by RFC 8446, 5.2).
+const RECORD_MAX: usize = (16 << 10) + 2048;
 /// Bytes that go into a record of their own, so that the rest is copied from elsewhere in its pages.
 const ASIDE: usize = 64;
 
@@ -115,7 +167,12 @@ fn refused(err: rustls::Error) -> io::Error {
 impl Session {
     /// Waits for the client's first message.
     pub fn new(server: Arc<Server>) -> Self {
-        Self { server, state: State::Hello(Box::default()) }
+        Self { server, state: State::Hello(Box::default()), is_costly: false, records: Records::default() }
+    }
+
+    /// Whether all of what belongs to the handshake becomes work for whoever has time, since its client costs much; else only what takes a public key does.
+    pub fn set_costly(&mut self, is_costly: bool) {
+        self.is_costly = is_costly;
     }
 
     /// Reads once from `wire`, and works on what came; 0 where nothing more will come. All plaintext has to be taken before, and all [work](Session::answer) done.
@@ -123,8 +180,15 @@ impl Session {
     /// # Errors
     /// As of `wire`, or the client breaks the protocol. What it is to be told of that waits for [`Session::write_to`].
     pub fn receive(&mut self, wire: &mut dyn Read) -> io::Result<usize> {
+        let mut followed = Followed { wire, records: &mut self.records, ended: false };
+        let mut nothing_whole = false;
         let count = match &mut self.state {
-            State::Hello(acceptor) => acceptor.read_tls(wire)?,
+            State::Hello(acceptor) => acceptor.read_tls(&mut followed)?,
+            State::Open(connection) if connection.is_handshaking() => {
+                let count = connection.read_tls(&mut followed)?;
+                nothing_whole = !followed.ended && count > 0;
+                count
+            }
             State::Open(connection) => connection.read_tls(wire)?,
             State::Greeted(_) | State::Asked(_) | State::Away | State::Refused(_) => {
                 return Err(io::ErrorKind::ConnectionAborted.into());
@@ -140,6 +204,12 @@ impl Session {
                 }
             }
         }
+        if nothing_whole {
+            // There is nothing to work on: who sends a handshake by single bytes makes no more work than one.
+            return Ok(count);
+        }
+        let costs_much =
+            |connection: &ServerConnection| connection.is_handshaking() && (self.is_costly || takes_a_key(connection));
         if matches!(&self.state, State::Open(connection) if count > 0 && costs_much(connection)) {
             self.state = match std::mem::replace(&mut self.state, State::Away) {
                 State::Open(connection) => State::Asked(connection),

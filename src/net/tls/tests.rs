@@ -109,6 +109,38 @@ fn shake(shop: &Shop, config: &Arc<ClientConfig>, host: &str) -> Result<(ClientC
     panic!("the handshake does not end");
 }
 
+/// How many pieces of work for others a handshake makes that comes in pieces of so many bytes.
+fn pieces_of_work(shop: &Shop, version: &'static SupportedProtocolVersion, bytes: usize, costly: bool) -> usize {
+    let config = Arc::new(client(shop, &[version]));
+    let name = ServerName::try_from("a.test").expect("a name");
+    let mut client = ClientConnection::new(config, name).expect("a client");
+    let mut session = Session::new(Arc::clone(&shop.server));
+    session.set_costly(costly);
+    let mut pieces = 0;
+    while session.is_handshaking() || client.is_handshaking() {
+        let (mut sent, mut answer) = (Vec::new(), Vec::new());
+        while client.wants_write() {
+            client.write_tls(&mut sent).expect("memory");
+        }
+        for mut piece in sent.chunks(bytes) {
+            session.receive(&mut piece).expect("a good handshake");
+            while let Some(work) = session.answer() {
+                pieces += 1;
+                session.answered(work()).expect("they come to terms");
+            }
+        }
+        while session.has_output() {
+            session.write_to(&mut answer).expect("memory");
+        }
+        let mut answer = &answer[..];
+        while !answer.is_empty() {
+            client.read_tls(&mut answer).expect("memory");
+            client.process_new_packets().expect("a good server");
+        }
+    }
+    pieces
+}
+
 fn io_slice(bytes: &[u8]) -> std::io::IoSlice<'_> {
     std::io::IoSlice::new(bytes)
 }
@@ -277,6 +309,18 @@ fn suites_are_ours_unless_the_client_is_slow_at_aes() {
             .with_no_client_auth();
         let (client, _) = shake(&shop, &Arc::new(config), "a.test").expect("agreed");
         assert_eq!(client.negotiated_cipher_suite(), Some(expected));
+    }
+}
+
+#[test]
+fn all_of_a_costly_handshake_is_work_for_others_and_single_bytes_make_no_more_of_it() {
+    let shop = shop(&[&["a.test"]], 1);
+    for (version, honest, costly) in [(&TLS13, 1, 2), (&TLS12, 2, 2)] {
+        assert_eq!(pieces_of_work(&shop, version, 1 << 14, false), honest, "{version:?}");
+        assert_eq!(pieces_of_work(&shop, version, 1 << 14, true), costly, "{version:?}");
+        // The client says two or three more things, each a record of its own.
+        let single = pieces_of_work(&shop, version, 1, true);
+        assert!((costly..=4).contains(&single), "{version:?}: {single}");
     }
 }
 

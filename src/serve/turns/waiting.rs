@@ -1,4 +1,4 @@
-//! Who waits for a turn: client by client, and those that cost much apart from all others.
+//! Who waits for a turn: client by client, those of its connections that are served apart from the others, and the others of those that cost much apart from all.
 
 use std::{
     cell::Cell,
@@ -13,30 +13,34 @@ use crate::serve::{account::Together, connection::Connection};
 /// A client, by what tells it from others; those of its connections that nothing bounds (`serve.clients.unlimited`) are another.
 pub(super) type Key = (u128, bool);
 
-fn key(connection: &Connection) -> Key {
-    (connection.prefix, connection.together.is_some())
+/// Those of a client that are served, or the others.
+type Lane = (Key, bool);
+
+fn lane(connection: &Connection) -> Lane {
+    ((connection.prefix, connection.together.is_some()), connection.account.is_served())
 }
 
 /// Who waits, by client.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    clients: HashMap<Key, Queue>,
+    lanes: HashMap<Lane, Queue>,
     /// Clients who wait, in the order in which they are called.
-    ring: VecDeque<Key>,
+    ring: VecDeque<Lane>,
     /// The same of those that cost much. One may have ceased to, or have begun to in the other.
-    costly: VecDeque<Key>,
+    costly: VecDeque<Lane>,
 }
 
-/// The connections of a client that wait.
+/// Connections of a client that wait.
 #[derive(Debug)]
 struct Queue {
     tickets: VecDeque<Rc<Ticket>>,
+    /// What its client costs; nothing that these ones pay for.
     together: Option<Rc<Together>>,
 }
 
 impl Queue {
     fn costs_much(&self, now_millis: u64) -> bool {
-        self.together.as_ref().is_some_and(|together| together.costs_much(now_millis))
+        self.together.as_ref().is_some_and(|together| together.comes_last(now_millis))
     }
 }
 
@@ -68,51 +72,54 @@ impl Waiting {
 
     /// The first of the clients that wait and cost much.
     pub(super) fn costly_first(&self) -> Option<Key> {
-        self.costly.front().copied()
+        self.costly.front().map(|(client, _)| *client)
     }
 
     pub(super) fn add(&mut self, connection: &Connection, ticket: &Rc<Ticket>) {
-        let Self { clients, ring, costly } = self;
-        let client = key(connection);
-        let queue = clients.entry(client).or_insert_with(|| {
-            let ring = if connection.costs_much() { costly } else { ring };
-            ring.push_back(client);
-            Queue { tickets: VecDeque::new(), together: connection.together.clone() }
+        let Self { lanes, ring, costly } = self;
+        let lane = lane(connection);
+        let queue = lanes.entry(lane).or_insert_with(|| {
+            let ring = if connection.comes_last() { costly } else { ring };
+            ring.push_back(lane);
+            Queue { tickets: VecDeque::new(), together: connection.together.clone().filter(|_| !lane.1) }
         });
         queue.tickets.push_back(Rc::clone(ticket));
     }
 
     /// How many of a client wait, since when the first of them, and whether it costs much.
     pub(super) fn of(&self, client: Key, now_millis: u64) -> Option<(usize, Instant, bool)> {
-        let queue = self.clients.get(&client)?;
-        Some((queue.tickets.len(), queue.tickets.front()?.since, queue.costs_much(now_millis)))
+        let lanes = [true, false].map(|served| self.lanes.get(&(client, served)));
+        let of =
+            |queue: &Queue| Some((queue.tickets.len(), queue.tickets.front()?.since, queue.costs_much(now_millis)));
+        let lanes = lanes.into_iter().flatten().filter_map(of);
+        lanes.reduce(|one, other| (one.0 + other.0, one.1.min(other.1), one.2 || other.2))
     }
 
     /// Calls whoever is next, of those who cost much or of all others; tells the client, and how long it has waited.
     pub(super) fn call(&mut self, costly: bool, now: Instant, now_millis: u64) -> Option<(Key, Duration)> {
         loop {
             let ring = if costly { &mut self.costly } else { &mut self.ring };
-            let client = ring.pop_front()?;
-            let Some(queue) = self.clients.get_mut(&client) else { continue };
+            let lane = ring.pop_front()?;
+            let Some(queue) = self.lanes.get_mut(&lane) else { continue };
             let costs_much = queue.costs_much(now_millis);
             if costs_much && !costly {
-                self.costly.push_back(client);
+                self.costly.push_back(lane);
                 continue;
             }
             // Tasks that have ended meanwhile have left their tickets behind.
             let next = std::iter::from_fn(|| queue.tickets.pop_front()).find(|ticket| Rc::strong_count(ticket) > 1);
             if queue.tickets.is_empty() {
-                self.clients.remove(&client);
+                self.lanes.remove(&lane);
             } else if costs_much {
-                self.costly.push_back(client);
+                self.costly.push_back(lane);
             } else {
-                self.ring.push_back(client);
+                self.ring.push_back(lane);
             }
             if let Some(ticket) = next {
                 let waited = now.saturating_duration_since(ticket.since);
                 ticket.called.set(Some((waited, costly)));
                 ticket.waker.wake_by_ref();
-                return Some((client, waited));
+                return Some((lane.0, waited));
             }
         }
     }
