@@ -51,10 +51,13 @@ const fn flood(
     Flood { name, unit, holds, run }
 }
 
-/// What there is in place of a flood while it is found out how often viewers ask: work on that core, at nobody's cost.
+/// What there is beside each flood, so that the core which it shares with the viewers is as busy whatever becomes of it, and in place of one while it is found out how often
+/// viewers ask: work on that core, at nobody's cost.
 pub(crate) const NEIGHBOUR: &str = "neighbour";
 
 pub(crate) const FLOODS: &[Flood] = &[
+    // What the measure is worth.
+    flood("nothing", "acts", false, nothing),
     flood("rapid reset", "streams", false, rapid_reset),
     flood("MadeYouReset", "streams", false, made_you_reset),
     flood("CONTINUATION", "frames", false, continuation),
@@ -350,6 +353,10 @@ fn handshakes(target: Target, count: &AtomicU64) -> io::Result<()> {
         reset(&secure(target, "http/1.1", false)?.sock);
         count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn nothing(_: Target, _: &AtomicU64) -> io::Result<()> {
+    hold(Vec::<u8>::new())
 }
 
 fn neighbour(_: Target, count: &AtomicU64) -> io::Result<()> {

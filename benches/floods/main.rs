@@ -6,8 +6,8 @@
 //! The appliance has one core; honest load and hostile process share the other. The kernel runs the hostile process there whenever the load has
 //! nothing to do, and at no other time (SCHED_IDLE against a nice value of -20), so that what is measured is what the appliance suffers and not what the
 //! load does.
-//! In a quiet round the same process floods another appliance, which runs where it does and whenever it does: that keeps the core, its caches and the kernel as busy, at
-//! nobody's cost.
+//! In a quiet round the same process floods another appliance, which runs where it does and whenever it does, and in each a neighbour works there: that keeps the core, its caches and the kernel as busy, at
+//! nobody's cost. A core that rests while a flood waits wakes up later than one that never does, which is a fifth of the p99. A first row has no flood at all: what it grows by is what all the others may be wrong by.
 //!
 //! Viewers are there before the flood is: one that comes while nobody else wants anything has whatever is free, and that is no matter here.
 //!
@@ -193,12 +193,17 @@ impl Bench<'_> {
         let rate = (capacity / 3.0 / median(busy?) / 2.0).min(capacity * 0.6);
         println!("capacity: {capacity:.0} requests/s without a pause; viewers ask {rate:.0} times a second");
         let chosen = |flood: &&'static Flood| self.plan.only.as_ref().is_none_or(|only| flood.name.contains(only));
-        let mut rows = Vec::new();
+        let (mut rows, mut random) = (Vec::new(), Random::new(1));
         for flood in FLOODS.iter().filter(chosen) {
             let mut row = Row { flood, quiet: Vec::new(), flooded: Vec::new(), errors: Vec::new() };
-            for _ in 0..self.plan.rounds {
-                // In turns, so that a machine that slows down slows both.
-                for (target, into) in [(self.decoy, &mut row.quiet), (self.appliance, &mut row.flooded)] {
+            for number in 0..self.plan.rounds {
+                // In turns, so that a machine that slows down slows both, and neither always when something comes round.
+                let mut both = [(self.decoy, &mut row.quiet), (self.appliance, &mut row.flooded)];
+                if number % 2 == 1 {
+                    both.reverse();
+                }
+                for (target, into) in both {
+                    thread::park_timeout(Duration::from_millis(random.below(500)));
                     match self.round((flood.name, target), rate) {
                         Ok(round) => {
                             if flag("detail") {
@@ -248,6 +253,7 @@ impl Bench<'_> {
         self.settle()?;
         let before = resident(self.appliance.id());
         let hostile = Hostile::start(flood, self.root)?;
+        let neighbour = Hostile::start((NEIGHBOUR, self.decoy), self.root)?;
         let watch = Watch::start(self.appliance.id());
         let (mut begun, mut acts) = (Instant::now(), 0);
         let mut begin = || (begun, acts) = (Instant::now(), hostile.acts());
@@ -255,7 +261,7 @@ impl Bench<'_> {
         let acts = (hostile.acts() - acts) as f64 / begun.elapsed().as_secs_f64();
         let connections = self.appliance.metric("oca_connections")? - CONNECTIONS as f64;
         let memory = watch.peak().saturating_sub(before);
-        drop(hostile);
+        drop((hostile, neighbour));
         Ok(Round {
             p50: outcome.latency.value_at_quantile(0.5),
             p99: outcome.latency.value_at_quantile(0.99),

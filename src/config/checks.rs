@@ -414,12 +414,13 @@ fn check_health(config: &Config, reading: &Reading) {
     if !(1..=90).contains(&percent) {
         reading.add(reading.span("serve.newcomers_percent"), format!("{percent} percent"), "1 to 90");
     }
-    for (key, percent) in
-        [("serve.costly_percent", config.serve.costly_percent), ("serve.client_percent", config.serve.client_percent)]
-    {
-        if !(1..=100).contains(&percent) {
-            reading.add(reading.span(key), format!("{percent} percent"), "1 to 100");
-        }
+    let permille = config.serve.costly_permille;
+    if !(1..=1000).contains(&permille) {
+        reading.add(reading.span("serve.costly_permille"), format!("{permille} thousandths"), "1 to 1000");
+    }
+    let percent = config.serve.client_percent;
+    if !(1..=100).contains(&percent) {
+        reading.add(reading.span("serve.client_percent"), format!("{percent} percent"), "1 to 100");
     }
     if !(health.interval..=Duration::from_secs(3600)).contains(&health.window) {
         let message = "health.window is not longer than health.interval, or longer than an hour";

@@ -100,7 +100,7 @@ pub(super) const TABLE: &[(&str, Effect, &[&str])] = &[
             "connections_percent",
             "queue_delay_max",
             "newcomers_percent",
-            "costly_percent",
+            "costly_permille",
             "client_percent",
             "stall_timeout",
             "send_rate_min",

@@ -277,7 +277,7 @@ macro_rules! integers {
         }
     )*};
 }
-integers!(u8, u32, usize);
+integers!(u8, u16, u32, usize);
 
 impl Value for bool {
     fn read(value: &DeValue<'_>) -> Result<Self, String> {

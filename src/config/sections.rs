@@ -59,7 +59,7 @@ fn read_serve(mut section: Section<'_, '_>, into: &mut serve::Config) {
     section.read("connections_percent", &mut into.connections_percent);
     section.read("queue_delay_max", &mut into.queue_delay_max);
     section.read("newcomers_percent", &mut into.newcomers_percent);
-    section.read("costly_percent", &mut into.costly_percent);
+    section.read("costly_permille", &mut into.costly_permille);
     section.read("client_percent", &mut into.client_percent);
     section.read("refuse_delay", &mut into.refuse_delay);
     section.read("stall_timeout", &mut into.stall_timeout);

@@ -98,6 +98,12 @@ impl Together {
         self.debt.get() > DEBT && self.debt(now_millis) > DEBT
     }
 
+    /// A connection of it is closed for flooding: whatever else it gets, it costs much for the next seconds.
+    pub(super) fn flooded(&self, now_millis: u64) {
+        self.debt.set(DEBT_MAX);
+        self.since.set(now_millis);
+    }
+
     /// One more waits for the client to take something.
     pub(super) fn shut(&self) {
         self.untaken.set(self.untaken.get() + 1);

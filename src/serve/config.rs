@@ -46,8 +46,8 @@ pub struct Config {
     pub queue_delay_max: Duration,
     /// Percent of a worker's time that those who were not served yet, or who cost more than they get, have at least.
     pub newcomers_percent: u8,
-    /// Percent of a worker's time that clients have together, at most, who cost much more than they get, while others want something; 100: no bound.
-    pub costly_percent: u8,
+    /// Thousandths of a worker's time that clients have together, at most, who cost much more than they get, while others want something; 1000: no bound.
+    pub costly_permille: u16,
     /// Percent of a worker's time above which no connection of a client goes first while others want something; 100: no bound.
     pub client_percent: u8,
     /// Longest time for which a connection is not listened to after a request on it was refused so.
@@ -211,7 +211,7 @@ impl Default for Config {
             connections_percent: 90,
             queue_delay_max: Duration::from_millis(20),
             newcomers_percent: 20,
-            costly_percent: 1,
+            costly_permille: 5,
             client_percent: 80,
             refuse_delay: Duration::from_millis(40),
             stall_timeout: Duration::from_secs(30),

@@ -334,6 +334,15 @@ impl Connection {
         }
     }
 
+    /// It is closed for flooding.
+    pub(super) fn flooded(&self) {
+        self.closing.set(Some(CloseReason::Flood));
+        self.metrics.closed(CloseReason::Flood);
+        if let Some(together) = &self.together {
+            together.flooded(self.now());
+        }
+    }
+
     /// Whether its client costs much more than what it gets.
     pub(super) fn costs_much(&self) -> bool {
         self.together.as_ref().is_some_and(|together| together.costs_much(self.now()))

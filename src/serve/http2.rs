@@ -38,10 +38,7 @@ use super::{
     turns::{Turns, in_turn},
     wire::Wire,
 };
-use crate::{
-    sys::{Phase, phase::stopping},
-    telemetry::metrics::CloseReason,
-};
+use crate::sys::{Phase, phase::stopping};
 
 /// Bytes sent to one client before the worker looks after the others.
 const TURN_BYTES: usize = 256 << 10;
@@ -100,8 +97,7 @@ pub(super) async fn serve(
     })
     .await;
     if wire.borrow().flooded {
-        connection.closing.set(Some(CloseReason::Flood));
-        connection.metrics.closed(CloseReason::Flood);
+        connection.flooded();
         let finished = poll_fn(|cx| wire.borrow_mut().wire.poll_finish(cx));
         if let Ok(Ok(())) = timeout(handler.config.linger_timeout, finished).await {
             linger(&wire, &handler.config).await;

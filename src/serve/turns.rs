@@ -3,7 +3,7 @@
 //! woken -> has been served, and takes no more than others  -> polled at once
 //!       -> new, or costs more than it gets, or takes too much -> waits among those of its client -> called, client by client -> polled
 //!
-//! Who costs much and gets next to nothing is called apart from all others: as long as anybody else wants anything such clients have `serve.costly_percent` of the worker's time together,
+//! Who costs much and gets next to nothing is called apart from all others: as long as anybody else wants anything such clients have `serve.costly_permille` of the worker's time together,
 //! and no more, whatever is free: each turn of theirs may be one that a viewer comes behind.
 //!
 //! Who is called comes behind all who go first and are ready: one turn for all the others before the kernel is asked again who is ready, and more only
@@ -56,7 +56,7 @@ const OWED_MAX: i64 = 1_000_000;
 /// Most that those can be owed who cost much, in nanoseconds: a turn or two, so that they never come in a row.
 const OWED_COSTLY_MAX: i64 = 50_000;
 /// Most that is held against them.
-const TAKEN_COSTLY_MAX: i64 = 20_000_000;
+const TAKEN_COSTLY_MAX: i64 = 5_000_000;
 /// Longest rest of theirs before it is looked at again whether it is over.
 const REST_MAX: i64 = 10_000_000;
 /// Time without a turn of anybody else after which they have whatever is free.
@@ -72,9 +72,9 @@ pub(super) struct Turns {
     caller: RefCell<Option<Waker>>,
     /// Nanoseconds that those who were called have taken since the caller last looked, and in how many turns.
     taken: Cell<(i64, i64)>,
-    /// Nanoseconds that those of them have taken who cost much, and the last two clients that had a turn otherwise, and when.
+    /// Nanoseconds that those of them have taken who cost much.
     taken_costly: Cell<i64>,
-    others: Cell<[Option<(u128, Instant)>; 2]>,
+    others: Others,
     /// Whether somebody had a turn who goes first, since that was last asked.
     first: Cell<bool>,
     /// The client that was called last, and whether it was another before, since that was last asked.
@@ -90,6 +90,20 @@ pub(super) struct Turns {
     worth: Cell<u64>,
     /// The shortest wait of somebody who was called, since that was last asked.
     least: Cell<Option<Duration>>,
+}
+
+/// The last client that had a turn otherwise than among those who cost much, and the last other one; and when.
+#[derive(Debug)]
+struct Others {
+    last: Cell<Option<u128>>,
+    at: Cell<Instant>,
+    before: Cell<Option<(u128, Instant)>>,
+}
+
+impl Default for Others {
+    fn default() -> Self {
+        Self { last: Cell::default(), at: Cell::new(Instant::now()), before: Cell::default() }
+    }
 }
 
 /// What a window has seen, and the one before.
@@ -214,14 +228,17 @@ impl Turns {
 
     /// A client has had a turn other than among those who cost much.
     fn served(&self, client: u128, now: Instant) {
-        let [last, before] = self.others.get();
-        let before = if last.is_some_and(|(last, _)| last == client) { before } else { last };
-        self.others.set([Some((client, now)), before]);
+        let Others { last, at, before } = &self.others;
+        if last.get() != Some(client) {
+            before.set(last.replace(Some(client)).map(|last| (last, at.get())));
+        }
+        at.set(now);
     }
 
     /// Whether no other client than this one has had such a turn of late.
     fn is_quiet(&self, client: u128, now: Instant) -> bool {
-        let last = self.others.get().into_iter().flatten().find(|(last, _)| *last != client);
+        let Others { last, at, before } = &self.others;
+        let last = if last.get() == Some(client) { before.get() } else { last.get().map(|last| (last, at.get())) };
         last.is_none_or(|(_, last)| now.saturating_duration_since(last) > QUIET)
     }
 
@@ -280,13 +297,13 @@ fn calls(owed: i64, mean: i64) -> i64 {
     (owed / mean.max(TURN_MIN)).clamp(1, CALLS_MAX)
 }
 
-/// Percent of a worker's time.
+/// Parts of a worker's time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shares {
-    /// Of those who are called, at least.
+    /// Percent of it that those have who are called, at least.
     pub(super) called: u8,
-    /// Of those who cost much, at most, while others want something.
-    pub(super) costly: u8,
+    /// Thousandths of it that those have who cost much, at most, while others want something; 1000: no bound.
+    pub(super) costly: u16,
 }
 
 /// Calls those who wait, for as long as the worker runs; `now_millis` is its coarse clock.
@@ -307,7 +324,7 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
         let Shares { called, costly } = shares();
         let due = elapsed * i64::from(called) / 100;
         owed = (owed + due - taken).clamp(-OWED_MAX, due.max(OWED_MAX));
-        let due = since * i64::from(costly) / 100;
+        let due = since * i64::from(costly) / 1000;
         owed_costly = (owed_costly + due - turns.taken_costly.take()).clamp(-TAKEN_COSTLY_MAX, OWED_COSTLY_MAX);
         last = now;
         let (others, costly_first) = {
@@ -321,10 +338,10 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
             }
         }
         let Some((client, _)) = costly_first else { continue };
-        if costly >= 100 || owed_costly > 0 || turns.is_quiet(client, now) {
+        if costly >= 1000 || owed_costly > 0 || turns.is_quiet(client, now) {
             turns.call(true, clock);
         } else if !others {
-            let rest = (-owed_costly * 100 / i64::from(costly.max(1))).clamp(0, REST_MAX);
+            let rest = (-owed_costly * 1000 / i64::from(costly.max(1))).clamp(0, REST_MAX);
             let over = pin!(sleep(Duration::from_nanos(rest.unsigned_abs())));
             select(over, pin!(turns.somebody(|waiting| !waiting.is_empty()))).await;
         }

@@ -154,7 +154,7 @@ impl Worker {
         let desk = Rc::clone(&shared.desk);
         let percent = move || {
             let config = &desk.handler().config;
-            Shares { called: config.newcomers_percent, costly: config.costly_percent }
+            Shares { called: config.newcomers_percent, costly: config.costly_permille }
         };
         let clock = Rc::clone(&shared.now_millis);
         let caller = tokio::task::spawn_local(turns::call(Rc::clone(&shared.turns), clock, percent));

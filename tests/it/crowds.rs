@@ -43,7 +43,7 @@ fn a_crowd_that_costs_much_does_not_keep_viewers_and_newcomers_from_their_turn()
     let (film, busy) = (origin.publish_new("/film.mp4", 1, 100_000), origin.publish_new(BUSY, 2, 50_000));
     let appliance = Setup::new(&origin)
         .workers(1)
-        .serve("connections_max = 400\ncostly_percent = 100")
+        .serve("connections_max = 400\ncostly_permille = 1000")
         .environment("OCA_BUSY_AT", BUSY)
         .start();
     film.assert_is(0, &appliance.get("/film.mp4").body);

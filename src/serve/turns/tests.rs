@@ -48,7 +48,7 @@ impl Scene {
 
     /// Runs until so many turns were had, with no more for those who wait than one in each round: time is no matter then.
     async fn until(&self, turns: usize) -> Vec<u32> {
-        let shares = || Shares { called: 0, costly: 2 };
+        let shares = || Shares { called: 0, costly: 20 };
         let caller = tokio::task::spawn_local(call(Rc::clone(&self.turns), Rc::clone(&self.now), shares));
         while self.had.borrow().len() < turns {
             yield_now().await;
