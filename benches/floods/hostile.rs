@@ -99,7 +99,7 @@ pub(crate) fn run(name: &str, target: Target) -> Fallible<()> {
         None => return Err(format!("{name} is no flood").into()),
     };
     let count = Arc::new(AtomicU64::new(0));
-    for _ in 0..THREADS {
+    for _ in 0..if name == NEIGHBOUR { 1 } else { THREADS } {
         let count = Arc::clone(&count);
         thread::spawn(move || {
             loop {

@@ -101,6 +101,8 @@ pub(super) struct Pace {
     pub(super) window_acked: u64,
 }
 
+/// Bytes of responses by which a connection is told from others of a client that costs much: more than a flood takes on each.
+const KNOWN: u64 = 1 << 20;
 /// Milliseconds without a byte of a response after which it is taken that none is waiting to be allowed out; and of waiting for a turn after
 /// which it is not the client that is late.
 const SETTLED: u64 = 1000;
@@ -348,9 +350,14 @@ impl Connection {
         self.together.as_ref().is_some_and(|together| together.costs_much(self.now()))
     }
 
-    /// Whether it comes after all others wherever it waits: it is not served, and its client costs much or takes nothing on many connections.
+    /// Whether it gets what it costs and has got much: what its client does otherwise is nothing to it.
+    pub(super) fn is_known(&self) -> bool {
+        self.account.is_served() && self.sent() >= KNOWN
+    }
+
+    /// Whether it comes after all others wherever it waits: its client costs much or takes nothing on many connections, and it is not one that stands for itself.
     pub(super) fn comes_last(&self) -> bool {
-        !self.account.is_served() && self.together.as_ref().is_some_and(|together| together.comes_last(self.now()))
+        self.together.as_ref().is_some_and(|together| together.comes_last(self.now())) && !self.is_known()
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Exchange {
     bytes: u64,
     /// Whether the client waits for us, rather than we for it.
     our_turn: bool,
+    /// Whether it pays as a hit, besides what its bytes do.
+    pays: bool,
     log: Option<Logged>,
 }
 
@@ -76,8 +78,14 @@ impl Exchange {
             took: None,
             bytes: 0,
             our_turn: true,
+            pays: true,
             log,
         }
+    }
+
+    /// It is answered by several parts, each of which may be a byte and cost as much as a response: they pay by their bytes alone.
+    pub(super) fn in_parts(&mut self) {
+        self.pays = false;
     }
 
     /// The response's head is made.
@@ -86,9 +94,10 @@ impl Exchange {
         self.status = Some(status);
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
-        // Where streams have windows, one that is asked for and never taken pays for nothing; and nobody lives on what there is not.
-        let gives = outcome == CacheOutcome::Hit && !status.is_client_error();
-        if gives && (!self.connection.is_multiplexed() || status == StatusCode::NOT_MODIFIED) {
+        // What there is not pays for nothing.
+        self.pays &= outcome == CacheOutcome::Hit && !status.is_client_error();
+        // Where streams have windows, nor does one that is asked for and never taken.
+        if self.pays && (!self.connection.is_multiplexed() || status == StatusCode::NOT_MODIFIED) {
             self.connection.account.hit(self.connection.turns_of_hit());
         }
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
@@ -136,7 +145,7 @@ impl Exchange {
 
     /// Bytes of the body are handed out.
     pub(super) fn sent(&mut self, bytes: u64) {
-        if self.bytes == 0 && self.outcome == CacheOutcome::Hit {
+        if self.bytes == 0 && self.pays {
             self.connection.owe_hit();
         }
         self.bytes += bytes;
@@ -207,5 +216,38 @@ impl Drop for Exchange {
             request_id: log.request_id,
         };
         log.lines.push(&record);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    /// Whether a response pays as a hit: a connection that has cost all of its credit is one that is served again.
+    fn pays(status: StatusCode, outcome: CacheOutcome, in_parts: bool) -> bool {
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let connection = Connection::new((peer, 1, None), None, Metrics::new(1).worker(0), Rc::default());
+        connection.add_sent(1 << 20);
+        connection.account.take(0, 1_000_001, 20_000);
+        assert!(!connection.account.is_served());
+        let mut exchange = Exchange::begin(Rc::clone(&connection), None);
+        if in_parts {
+            exchange.in_parts();
+        }
+        exchange.head(status, outcome);
+        drop(exchange);
+        connection.account.take(0, 0, 20_000);
+        connection.account.is_served()
+    }
+
+    #[test]
+    fn hits_pay_and_what_there_is_not_or_comes_in_parts_does_not() {
+        assert!(pays(StatusCode::OK, CacheOutcome::Hit, false));
+        assert!(pays(StatusCode::PARTIAL_CONTENT, CacheOutcome::Hit, false));
+        assert!(pays(StatusCode::NOT_MODIFIED, CacheOutcome::Hit, false));
+        assert!(!pays(StatusCode::PARTIAL_CONTENT, CacheOutcome::Hit, true));
+        assert!(!pays(StatusCode::RANGE_NOT_SATISFIABLE, CacheOutcome::Hit, false));
+        assert!(!pays(StatusCode::OK, CacheOutcome::Miss, false));
     }
 }

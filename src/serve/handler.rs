@@ -159,6 +159,9 @@ impl Handler {
                 rest: Rest::Nothing,
             },
         };
+        if matches!(&answer.rest, Rest::Asset(_, pieces) if pieces.len() > 1) {
+            exchange.in_parts();
+        }
         exchange.head(answer.head.status, answer.outcome);
         let is_head = request.method() == http::Method::HEAD;
         let body = match answer.rest {

@@ -137,7 +137,7 @@ impl Turns {
 
     /// Whether a connection is polled whenever it is ready.
     fn goes_first(&self, connection: &Connection) -> bool {
-        if !connection.account.is_served() {
+        if !connection.account.is_served() || connection.comes_last() {
             return false;
         }
         let window = window(connection);

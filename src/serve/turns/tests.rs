@@ -23,7 +23,7 @@ impl Scene {
 
     fn viewer(&self) -> Rc<Connection> {
         let viewer = self.connection(1);
-        viewer.account.got(1 << 20);
+        viewer.add_sent(1 << 20);
         viewer
     }
 
@@ -38,7 +38,7 @@ impl Scene {
                     std::hint::spin_loop();
                 }
                 if let Some(served) = &served {
-                    served.account.got(64 << 20);
+                    served.add_sent(64 << 20);
                 }
                 yield_now().await;
             }
@@ -150,10 +150,10 @@ fn who_takes_far_more_than_others_waits_and_who_is_alone_does_not() {
             scene.now.set(scene.now.get() + window);
             for viewer in &viewers {
                 scene.turns.took(viewer, light);
-                viewer.account.got(1 << 20);
+                viewer.add_sent(1 << 20);
             }
             scene.turns.took(&heavy, much);
-            heavy.account.got(64 << 20);
+            heavy.add_sent(64 << 20);
         }
     };
     at_work(1_000_000, 50_000_000);
@@ -166,7 +166,7 @@ fn who_takes_far_more_than_others_waits_and_who_is_alone_does_not() {
     for _ in 0..3 {
         alone.now.set(alone.now.get() + window);
         alone.turns.took(&viewer, 120_000_000);
-        viewer.account.got(64 << 20);
+        viewer.add_sent(64 << 20);
     }
     assert!(alone.turns.goes_first(&viewer), "nobody else wants anything");
     alone.now.set(alone.now.get() + 10 * window);
@@ -184,11 +184,11 @@ fn a_client_that_takes_more_than_its_part_by_many_connections_comes_after_all_ot
             scene.now.set(scene.now.get() + (1 << WINDOW_BITS));
             if others > 0 {
                 scene.turns.took(&viewer, others);
-                viewer.account.got(1 << 20);
+                viewer.add_sent(1 << 20);
             }
             for one in &crowd {
                 scene.turns.took(one, each);
-                one.account.got(1 << 20);
+                one.add_sent(1 << 20);
             }
         }
     };
@@ -320,4 +320,43 @@ fn a_client_that_costs_much_has_all_of_the_time_where_only_its_own_connections_w
     scene.turns.served(7, now);
     assert!(!scene.turns.is_quiet(7, now), "another was served a moment ago");
     assert!(scene.turns.is_quiet(7, now + 2 * QUIET));
+}
+
+#[test]
+fn newcomers_of_a_client_that_takes_nothing_on_many_connections_come_last_and_who_has_got_much_does_not() {
+    let scene = Scene::new();
+    let paused: Vec<_> = (0..=64).map(|_| scene.connection(7)).collect();
+    let known = scene.connection(7);
+    known.add_sent(1 << 20);
+    let newcomer = scene.connection(7);
+    paused.iter().skip(1).for_each(|one| one.set_blocked());
+    assert!(!newcomer.comes_last(), "64 are no crowd");
+    paused.iter().for_each(|one| one.set_blocked());
+    assert!(newcomer.comes_last() && !known.comes_last() && scene.turns.goes_first(&known));
+    assert!(!scene.connection(8).comes_last());
+    let ticket = scene.turns.wait(&newcomer, Waker::noop());
+    scene.turns.call(false, (Instant::now(), scene.now.get()));
+    assert!(ticket.called().is_none());
+    // As soon as the client takes something on one of them, or leaves.
+    paused[0].add_sent(1);
+    assert!(!newcomer.comes_last());
+    paused[0].set_blocked();
+    assert!(newcomer.comes_last());
+    drop(paused);
+    assert!(!newcomer.comes_last());
+    scene.turns.call(false, (Instant::now(), scene.now.get()));
+    scene.turns.call(true, (Instant::now(), scene.now.get()));
+    assert!(ticket.called().is_some());
+}
+
+#[test]
+fn a_client_that_floods_costs_much_from_then_on_whatever_it_gets_besides() {
+    let scene = Scene::new();
+    let (flood, next) = (scene.connection(7), scene.connection(7));
+    next.add_sent(64 << 10);
+    assert!(scene.turns.goes_first(&next));
+    flood.flooded();
+    assert!(!scene.turns.goes_first(&next) && next.costs_much(), "a window of a body makes it no viewer");
+    scene.now.set(scene.now.get() + 6_000);
+    assert!(scene.turns.goes_first(&next), "seconds later that is forgotten");
 }

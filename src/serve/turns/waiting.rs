@@ -1,4 +1,4 @@
-//! Who waits for a turn: client by client, those of its connections that are served apart from the others, and the others of those that cost much apart from all.
+//! Who waits for a turn: client by client, those of its connections that have got much apart from the others, and the others of those that cost much apart from all.
 
 use std::{
     cell::Cell,
@@ -13,11 +13,11 @@ use crate::serve::{account::Together, connection::Connection};
 /// A client, by what tells it from others; those of its connections that nothing bounds (`serve.clients.unlimited`) are another.
 pub(super) type Key = (u128, bool);
 
-/// Those of a client that are served, or the others.
+/// Those of a client that have got much, or the others.
 type Lane = (Key, bool);
 
 fn lane(connection: &Connection) -> Lane {
-    ((connection.prefix, connection.together.is_some()), connection.account.is_served())
+    ((connection.prefix, connection.together.is_some()), connection.is_known())
 }
 
 /// Who waits, by client.
@@ -88,7 +88,7 @@ impl Waiting {
 
     /// How many of a client wait, since when the first of them, and whether it costs much.
     pub(super) fn of(&self, client: Key, now_millis: u64) -> Option<(usize, Instant, bool)> {
-        let lanes = [true, false].map(|served| self.lanes.get(&(client, served)));
+        let lanes = [true, false].map(|known| self.lanes.get(&(client, known)));
         let of =
             |queue: &Queue| Some((queue.tickets.len(), queue.tickets.front()?.since, queue.costs_much(now_millis)));
         let lanes = lanes.into_iter().flatten().filter_map(of);
