@@ -53,9 +53,8 @@ const DEBT: u64 = 5_000_000;
 const DEBT_MAX: u64 = 2 * DEBT;
 /// Nanoseconds of that which are forgotten with each millisecond: a thousandth of the time costs nobody much, and twenty clients that have it are as one that costs much.
 const FORGOTTEN: u64 = 1_000;
-/// Connections of a client whose responses wait for it to take something above which more of them come last: a kernel probes all windows that were shut at once at once (2,000 in
-/// some hundredths of a second, 5 us each), and nobody's player is ahead of so many.
-const UNTAKEN_MAX: usize = 64;
+/// Milliseconds for which a client costs much of which a connection was closed for flooding, whatever else it gets.
+const FLOODED: u64 = 5_000;
 /// What a byte of a response pays for, in nanoseconds: 0.26 ms for 64 KiB, of which a hit takes a tenth.
 const NANOS_PER_BYTE: u64 = 4;
 /// Least that a hit pays for, in nanoseconds: small ones take a third of that.
@@ -70,8 +69,8 @@ pub(super) struct Together {
     /// Nanoseconds that nothing has been got for, and when that was looked at last, in milliseconds.
     debt: Cell<u64>,
     since: Cell<u64>,
-    /// How many of them wait for the client to take something.
-    untaken: Cell<usize>,
+    /// Until when it costs much since one of them was closed for flooding, in milliseconds.
+    flooded_until: Cell<u64>,
 }
 
 impl Together {
@@ -95,28 +94,17 @@ impl Together {
 
     /// Whether the client costs much more than what it gets, and has for a while.
     pub(super) fn costs_much(&self, now_millis: u64) -> bool {
-        self.debt.get() > DEBT && self.debt(now_millis) > DEBT
+        self.has_flooded(now_millis) || self.debt.get() > DEBT && self.debt(now_millis) > DEBT
     }
 
     /// A connection of it is closed for flooding: whatever else it gets, it costs much for the next seconds.
     pub(super) fn flooded(&self, now_millis: u64) {
-        self.debt.set(DEBT_MAX);
-        self.since.set(now_millis);
+        self.flooded_until.set(now_millis + FLOODED);
     }
 
-    /// One more waits for the client to take something.
-    pub(super) fn shut(&self) {
-        self.untaken.set(self.untaken.get() + 1);
-    }
-
-    /// One of those has been taken something of, or is gone.
-    pub(super) fn opened(&self) {
-        self.untaken.set(self.untaken.get() - 1);
-    }
-
-    /// Whether those of its connections that are not served come after all others: it costs much, or takes nothing on many.
-    pub(super) fn comes_last(&self, now_millis: u64) -> bool {
-        self.untaken.get() > UNTAKEN_MAX || self.costs_much(now_millis)
+    /// Whether that is so still.
+    pub(super) fn has_flooded(&self, now_millis: u64) -> bool {
+        now_millis < self.flooded_until.get()
     }
 
     fn debt(&self, now_millis: u64) -> u64 {

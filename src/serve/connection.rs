@@ -305,15 +305,7 @@ impl Connection {
     }
 
     pub(super) fn set_blocked(&self) {
-        if let (false, Some(together)) = (self.blocked.replace(true), &self.together) {
-            together.shut();
-        }
-    }
-
-    fn set_open(&self) {
-        if let (true, Some(together)) = (self.blocked.replace(false), &self.together) {
-            together.opened();
-        }
+        self.blocked.set(true);
     }
 
     /// Bytes of an asset that a body hands out at once, at most.
@@ -328,7 +320,7 @@ impl Connection {
 
     /// The kernel took `count` bytes.
     pub(super) fn add_sent(&self, count: u64) {
-        self.set_open();
+        self.blocked.set(false);
         self.sent.set(self.sent.get() + count);
         self.account.got(count);
         if let Some(together) = &self.together {
@@ -340,13 +332,10 @@ impl Connection {
     pub(super) fn flooded(&self) {
         self.closing.set(Some(CloseReason::Flood));
         self.metrics.closed(CloseReason::Flood);
-        if let Some(together) = &self.together {
-            together.flooded(self.now());
-        }
     }
 
     /// Whether its client costs much more than what it gets.
-    pub(super) fn costs_much(&self) -> bool {
+    fn costs_much(&self) -> bool {
         self.together.as_ref().is_some_and(|together| together.costs_much(self.now()))
     }
 
@@ -355,15 +344,9 @@ impl Connection {
         self.account.is_served() && self.sent() >= KNOWN
     }
 
-    /// Whether it comes after all others wherever it waits: its client costs much or takes nothing on many connections, and it is not one that stands for itself.
+    /// Whether it comes after all others wherever it waits: its client costs much, and it is not one that stands for itself.
     pub(super) fn comes_last(&self) -> bool {
-        self.together.as_ref().is_some_and(|together| together.comes_last(self.now())) && !self.is_known()
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.set_open();
+        self.costs_much() && !self.is_known()
     }
 }
 

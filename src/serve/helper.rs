@@ -27,6 +27,8 @@ use crate::sys::{
 const PATIENCE: Duration = Duration::from_millis(20);
 /// How long the worker stands still for a helper that has begun and does not get on, since the worker itself has its core: as long as most such work takes.
 const LENT: Duration = Duration::from_millis(2);
+/// The same for whom nobody waits who matters: a client that costs much. For those the worker does not stand still, either.
+const PATIENCE_COSTLY: Duration = Duration::from_secs(1);
 /// Pieces of work that wait for a helper: what it can begin within [`PATIENCE`]. Who finds the queue full does not wait for nothing.
 const QUEUE_MAX: usize = 128;
 
@@ -112,24 +114,27 @@ impl Helper {
         Duration::from_micros(self.cpu_micros.load(Ordering::Relaxed))
     }
 
-    /// What `work` comes to, done by the helper if it gets to it, else by the calling thread, as long as it `is_wanted`.
+    /// What `work` comes to, done by the helper if it gets to it, else by the calling thread, as long as it `is_wanted`; later where its client `costs_much`.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
         is_wanted: impl Fn() -> bool,
+        costs_much: bool,
     ) -> Done<T> {
         let (done, mut outcome) = oneshot::channel();
         // Whoever waited for it may have left.
         let work: Work = Box::new(move || drop(done.send(work())));
         let job = Arc::new(Job { stage: Mutex::new(Stage::Waiting(work)), ended: Condvar::new() });
+        let patience = if costs_much { PATIENCE_COSTLY } else { PATIENCE };
         if self.jobs.try_send(Arc::clone(&job)).is_ok()
-            && let Ok(outcome) = timeout(PATIENCE, &mut outcome).await
+            && let Ok(outcome) = timeout(patience, &mut outcome).await
         {
             return outcome.map_or(Done::Panicked, Done::By);
         }
         match job.take() {
             Some(_) if !is_wanted() => return Done::Unwanted,
             Some(work) => work(),
+            None if costs_much => {}
             None => job.lend(),
         }
         outcome.await.map_or(Done::Panicked, Done::By)
@@ -169,26 +174,26 @@ mod tests {
     async fn the_helper_does_what_it_gets_to_and_goes_on_after_a_panic() {
         let helper = helper();
         let by_helper = || Done::By(Some("helper".to_owned()));
-        assert_eq!(helper.run(name, || true).await, by_helper());
-        assert_eq!(helper.run(|| assert!(name().is_none(), "on purpose"), || true).await, Done::Panicked);
-        assert_eq!(helper.run(name, || true).await, by_helper());
+        assert_eq!(helper.run(name, || true, false).await, by_helper());
+        assert_eq!(helper.run(|| assert!(name().is_none(), "on purpose"), || true, false).await, Done::Panicked);
+        assert_eq!(helper.run(name, || true, false).await, by_helper());
     }
 
     #[tokio::test]
     async fn what_the_helper_does_not_get_to_is_done_by_who_wants_it() {
         let helper = helper();
         let (go_on, wait) = channel::<()>();
-        let mut held = std::pin::pin!(helper.run(move || wait.recv().is_ok(), || true));
+        let mut held = std::pin::pin!(helper.run(move || wait.recv().is_ok(), || true, false));
         assert!(futures_util::poll!(&mut held).is_pending());
         // Waits until patience is over.
-        assert_eq!(helper.run(name, || true).await, Done::By(name()), "not by the helper");
-        assert_eq!(helper.run(name, || false).await, Done::Unwanted);
+        assert_eq!(helper.run(name, || true, false).await, Done::By(name()), "not by the helper");
+        assert_eq!(helper.run(name, || false, false).await, Done::Unwanted);
         // Or finds the queue full: two are in it that were taken back.
-        let mut waiting: Vec<_> = (2..QUEUE_MAX).map(|_| Box::pin(helper.run(name, || true))).collect();
+        let mut waiting: Vec<_> = (2..QUEUE_MAX).map(|_| Box::pin(helper.run(name, || true, false))).collect();
         for one in &mut waiting {
             assert!(futures_util::poll!(one).is_pending());
         }
-        let mut full = std::pin::pin!(helper.run(name, || true));
+        let mut full = std::pin::pin!(helper.run(name, || true, false));
         assert_eq!(futures_util::poll!(&mut full), std::task::Poll::Ready(Done::By(name())));
         // What has been begun is waited for, whatever it takes.
         tokio::time::sleep(PATIENCE * 2).await;
@@ -200,7 +205,7 @@ mod tests {
         let mut by = Done::By(name());
         while by == Done::By(name()) {
             tokio::task::yield_now().await;
-            by = helper.run(name, || true).await;
+            by = helper.run(name, || true, false).await;
         }
         assert_eq!(by, Done::By(Some("helper".to_owned())));
     }
@@ -209,7 +214,7 @@ mod tests {
     async fn the_thread_ends_with_its_worker() {
         let (ended, has_ended) = channel::<()>();
         let helper = helper();
-        let held = helper.run(move || ended, || true).await;
+        let held = helper.run(move || ended, || true, false).await;
         drop(helper);
         drop(held);
         assert!(has_ended.recv().is_err());

@@ -70,7 +70,7 @@ pub(super) async fn serve(
         frames: Frames::new(&handler.config.http2),
         flooded: false,
     }));
-    let builder = builder(&handler, &connection, turns);
+    let builder = builder(&handler, &connection, Rc::clone(&turns));
     // Boxed: what it takes to find an answer is given back once there is one, however long that then waits to be allowed out.
     let service = service_fn(|request| Box::pin(answer(desk.handler(), Rc::clone(&connection), request)));
     let multiplexed = Multiplexed { turn: Rc::clone(&wire), connection: Rc::clone(&connection) };
@@ -97,7 +97,7 @@ pub(super) async fn serve(
     })
     .await;
     if wire.borrow().flooded {
-        connection.flooded();
+        turns.flooded(&connection);
         let finished = poll_fn(|cx| wire.borrow_mut().wire.poll_finish(cx));
         if let Ok(Ok(())) = timeout(handler.config.linger_timeout, finished).await {
             linger(&wire, &handler.config).await;
@@ -109,7 +109,7 @@ pub(super) async fn serve(
 }
 
 fn turn_read(connection: &Connection) -> usize {
-    if connection.account.is_served() && !connection.costs_much() { TURN_READ } else { TURN_READ_FIRST }
+    if connection.account.is_served() && !connection.comes_last() { TURN_READ } else { TURN_READ_FIRST }
 }
 
 /// Reads and drops what still comes, for no longer and no more than is allowed: a client goes on telling what it may be sent, and

@@ -105,7 +105,8 @@ impl Secure {
     /// Why there is none.
     pub(super) async fn handshake(&mut self, helper: Option<&Helper>) -> Result<Established, NoSession> {
         loop {
-            self.session.set_costly(helper.is_some() && self.connection.comes_last());
+            let costs_much = self.connection.comes_last();
+            self.session.set_costly(helper.is_some() && costs_much);
             let Some(work) = self.session.answer() else {
                 match poll_fn(|cx| self.poll_handshake(cx)).await? {
                     Some(established) => return Ok(established),
@@ -113,7 +114,7 @@ impl Secure {
                 }
             };
             let answer = match helper {
-                Some(helper) => helper.run(work, || self.connection.closing.get().is_none()).await,
+                Some(helper) => helper.run(work, || self.connection.closing.get().is_none(), costs_much).await,
                 None => Done::By(work()),
             };
             let answer = match answer {

@@ -18,7 +18,7 @@ mod waiting;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::poll_fn,
     pin::pin,
     rc::{Rc, Weak},
@@ -61,6 +61,8 @@ const TAKEN_COSTLY_MAX: i64 = 5_000_000;
 const REST_MAX: i64 = 10_000_000;
 /// Time without a turn of anybody else after which they have whatever is free.
 const QUIET: Duration = Duration::from_millis(100);
+/// Clients that have flooded of whom that is remembered when they leave; of more, the last.
+const FLOODS_MAX: usize = 256;
 /// Most who are called at once.
 const CALLS_MAX: i64 = 1000;
 
@@ -84,6 +86,8 @@ pub(super) struct Turns {
     had: Cell<u64>,
     /// What each client that is here has taken.
     clients: RefCell<HashMap<u128, Weak<Together>>>,
+    /// Of clients that have flooded, whether they are here or not.
+    floods: RefCell<VecDeque<Rc<Together>>>,
     /// Nanoseconds of two windows above which a client takes too much.
     client_most: Cell<u64>,
     /// Nanoseconds that a hit pays for, however few bytes it has.
@@ -224,6 +228,19 @@ impl Turns {
             Poll::Pending
         })
         .await;
+    }
+
+    /// A connection is closed for flooding. What its client has to wait for that is not forgotten when it leaves.
+    pub(super) fn flooded(&self, connection: &Connection) {
+        connection.flooded();
+        let Some(together) = &connection.together else { return };
+        together.flooded(connection.now());
+        let mut floods = self.floods.borrow_mut();
+        floods.retain(|one| one.has_flooded(connection.now()) && !Rc::ptr_eq(one, together));
+        if floods.len() >= FLOODS_MAX {
+            floods.pop_front();
+        }
+        floods.push_back(Rc::clone(together));
     }
 
     /// A client has had a turn other than among those who cost much.

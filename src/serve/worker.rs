@@ -377,7 +377,7 @@ impl Shared {
         let shaken = wire.handshake(self.helper.as_ref()).await;
         self.sweeper.end_handshake(&connection);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
-        if connection.comes_last() {
+        if shaken.is_ok() && connection.comes_last() {
             // What viewers may come behind is one of the two, and not both.
             yield_now().await;
         }

@@ -50,6 +50,9 @@ struct Records {
     header: [u8; HEADER],
     have: usize,
     left: usize,
+    /// Whether one has ended, and something has come behind it.
+    first_ended: bool,
+    more: bool,
 }
 
 impl Records {
@@ -57,11 +60,13 @@ impl Records {
     fn end_in(&mut self, mut bytes: &[u8]) -> bool {
         let mut ended = false;
         while let Some((first, rest)) = bytes.split_first() {
+            self.more |= self.first_ended;
             if self.left > 0 {
                 let passed = self.left.min(bytes.len());
                 self.left -= passed;
                 bytes = &bytes[passed..];
                 ended |= self.left == 0;
+                self.first_ended |= ended;
                 continue;
             }
             self.header[self.have] = *first;
@@ -261,8 +266,9 @@ impl Session {
             Answered::Hello(Ok(mut connection)) => {
                 // The caller bounds what it has encrypted at once.
                 connection.set_buffer_limit(None);
-                // The second hello may have come with the first.
-                if connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest) {
+                // What belongs to the rest of the handshake may have come with the first hello.
+                let is_retried = connection.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest);
+                if is_retried || (self.records.more && (self.is_costly || takes_a_key(&connection))) {
                     self.state = State::Asked(connection);
                     return Ok(());
                 }

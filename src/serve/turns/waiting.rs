@@ -40,7 +40,7 @@ struct Queue {
 
 impl Queue {
     fn costs_much(&self, now_millis: u64) -> bool {
-        self.together.as_ref().is_some_and(|together| together.comes_last(now_millis))
+        self.together.as_ref().is_some_and(|together| together.costs_much(now_millis))
     }
 }
 
