@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const LENT: Duration = Duration::from_millis(2);
 /// The same for whom nobody waits who matters: a client that costs much. For those the worker does not stand still, either.
 const PATIENCE_COSTLY: Duration = Duration::from_secs(1);
+/// Such a client's handshake has several pieces of work, and must be able to end in time where the helper gets no core at all: the longest wait for one is this part
+/// of the time that a handshake may take.
+const PATIENCE_PARTS: u32 = 10;
 /// Pieces of work that wait for a helper: what it can begin within [`PATIENCE`]. Who finds the queue full does not wait for nothing.
 const QUEUE_MAX: usize = 128;
 
@@ -114,31 +117,35 @@ impl Helper {
         Duration::from_micros(self.cpu_micros.load(Ordering::Relaxed))
     }
 
-    /// What `work` comes to, done by the helper if it gets to it, else by the calling thread, as long as it `is_wanted`; later where its client `costs_much`.
+    /// What `work` comes to, done by the helper if it gets to it, else by the calling thread, as long as it `is_wanted`. `costly`: its client costs much, so that it
+    /// can wait, for a tenth of this (`serve.tls.handshake_timeout`) and [`PATIENCE_COSTLY`] at most.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
         is_wanted: impl Fn() -> bool,
-        costs_much: bool,
+        costly: Option<Duration>,
     ) -> Done<T> {
         let (done, mut outcome) = oneshot::channel();
         // Whoever waited for it may have left.
         let work: Work = Box::new(move || drop(done.send(work())));
         let job = Arc::new(Job { stage: Mutex::new(Stage::Waiting(work)), ended: Condvar::new() });
-        let patience = if costs_much { PATIENCE_COSTLY } else { PATIENCE };
         if self.jobs.try_send(Arc::clone(&job)).is_ok()
-            && let Ok(outcome) = timeout(patience, &mut outcome).await
+            && let Ok(outcome) = timeout(patience(costly), &mut outcome).await
         {
             return outcome.map_or(Done::Panicked, Done::By);
         }
         match job.take() {
             Some(_) if !is_wanted() => return Done::Unwanted,
             Some(work) => work(),
-            None if costs_much => {}
+            None if costly.is_some() => {}
             None => job.lend(),
         }
         outcome.await.map_or(Done::Panicked, Done::By)
     }
+}
+
+fn patience(costly: Option<Duration>) -> Duration {
+    costly.map_or(PATIENCE, |whole| PATIENCE_COSTLY.min(whole / PATIENCE_PARTS))
 }
 
 fn help(queue: &Receiver<Arc<Job>>, cpu_micros: &AtomicU64) {
@@ -174,26 +181,26 @@ mod tests {
     async fn the_helper_does_what_it_gets_to_and_goes_on_after_a_panic() {
         let helper = helper();
         let by_helper = || Done::By(Some("helper".to_owned()));
-        assert_eq!(helper.run(name, || true, false).await, by_helper());
-        assert_eq!(helper.run(|| assert!(name().is_none(), "on purpose"), || true, false).await, Done::Panicked);
-        assert_eq!(helper.run(name, || true, false).await, by_helper());
+        assert_eq!(helper.run(name, || true, None).await, by_helper());
+        assert_eq!(helper.run(|| assert!(name().is_none(), "on purpose"), || true, None).await, Done::Panicked);
+        assert_eq!(helper.run(name, || true, None).await, by_helper());
     }
 
     #[tokio::test]
     async fn what_the_helper_does_not_get_to_is_done_by_who_wants_it() {
         let helper = helper();
         let (go_on, wait) = channel::<()>();
-        let mut held = std::pin::pin!(helper.run(move || wait.recv().is_ok(), || true, false));
+        let mut held = std::pin::pin!(helper.run(move || wait.recv().is_ok(), || true, None));
         assert!(futures_util::poll!(&mut held).is_pending());
         // Waits until patience is over.
-        assert_eq!(helper.run(name, || true, false).await, Done::By(name()), "not by the helper");
-        assert_eq!(helper.run(name, || false, false).await, Done::Unwanted);
+        assert_eq!(helper.run(name, || true, None).await, Done::By(name()), "not by the helper");
+        assert_eq!(helper.run(name, || false, None).await, Done::Unwanted);
         // Or finds the queue full: two are in it that were taken back.
-        let mut waiting: Vec<_> = (2..QUEUE_MAX).map(|_| Box::pin(helper.run(name, || true, false))).collect();
+        let mut waiting: Vec<_> = (2..QUEUE_MAX).map(|_| Box::pin(helper.run(name, || true, None))).collect();
         for one in &mut waiting {
             assert!(futures_util::poll!(one).is_pending());
         }
-        let mut full = std::pin::pin!(helper.run(name, || true, false));
+        let mut full = std::pin::pin!(helper.run(name, || true, None));
         assert_eq!(futures_util::poll!(&mut full), std::task::Poll::Ready(Done::By(name())));
         // What has been begun is waited for, whatever it takes.
         tokio::time::sleep(PATIENCE * 2).await;
@@ -205,16 +212,24 @@ mod tests {
         let mut by = Done::By(name());
         while by == Done::By(name()) {
             tokio::task::yield_now().await;
-            by = helper.run(name, || true, false).await;
+            by = helper.run(name, || true, None).await;
         }
         assert_eq!(by, Done::By(Some("helper".to_owned())));
+    }
+
+    #[test]
+    fn who_costs_much_waits_longer_and_never_for_all_of_the_time_there_is() {
+        assert_eq!(patience(None), PATIENCE);
+        for (whole, waits) in [(1, 100), (5, 500), (10, 1000), (60, 1000)] {
+            assert_eq!(patience(Some(Duration::from_secs(whole))), Duration::from_millis(waits));
+        }
     }
 
     #[tokio::test]
     async fn the_thread_ends_with_its_worker() {
         let (ended, has_ended) = channel::<()>();
         let helper = helper();
-        let held = helper.run(move || ended, || true, false).await;
+        let held = helper.run(move || ended, || true, None).await;
         drop(helper);
         drop(held);
         assert!(has_ended.recv().is_err());

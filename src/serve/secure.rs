@@ -10,6 +10,7 @@ use std::{
     io::{self, IoSlice, Read, Write},
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
@@ -99,11 +100,15 @@ impl Secure {
         }
     }
 
-    /// Agrees with the client on a session. The sweeper sees to it that this does not take for ever.
+    /// Agrees with the client on a session. The sweeper sees to it that this takes no longer than `most`.
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn handshake(&mut self, helper: Option<&Helper>) -> Result<Established, NoSession> {
+    pub(super) async fn handshake(
+        &mut self,
+        helper: Option<&Helper>,
+        most: Duration,
+    ) -> Result<Established, NoSession> {
         loop {
             let costs_much = self.connection.comes_last();
             self.session.set_costly(helper.is_some() && costs_much);
@@ -114,7 +119,9 @@ impl Secure {
                 }
             };
             let answer = match helper {
-                Some(helper) => helper.run(work, || self.connection.closing.get().is_none(), costs_much).await,
+                Some(helper) => {
+                    helper.run(work, || self.connection.closing.get().is_none(), costs_much.then_some(most)).await
+                }
                 None => Done::By(work()),
             };
             let answer = match answer {

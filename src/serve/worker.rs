@@ -374,7 +374,7 @@ impl Shared {
         self.sweeper.begin_handshake(&stream, &connection, handshakes_max);
         let session = Session::new(Arc::clone(server));
         let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, &config);
-        let shaken = wire.handshake(self.helper.as_ref()).await;
+        let shaken = wire.handshake(self.helper.as_ref(), config.tls.handshake_timeout).await;
         self.sweeper.end_handshake(&connection);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
         if shaken.is_ok() && connection.comes_last() {

@@ -351,7 +351,7 @@ fn handshakes_of_every_kind(looks: &mut Looks) {
     let (authority, origin) = (Authority::new(), Origin::start());
     origin.publish_new("/film.mp4", 1, 5000);
     let issued = authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2040));
-    let appliance = Setup::new(&origin).tls(&issued, &[], "handshake_timeout = \"1 s\"\nhandshakes_max = 2").start();
+    let appliance = Setup::new(&origin).tls(&issued, &[], "handshake_timeout = \"5 s\"\nhandshakes_max = 2").start();
     looks.look(&appliance);
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         let config = authority.client(&[version], &[]);

@@ -331,13 +331,13 @@ fn plaintext_gets_an_answer_that_it_can_read() {
 
 #[test]
 fn a_handshake_that_stalls_is_cut() {
-    let scene = scene(1000, "", "handshake_timeout = \"400 ms\"");
+    let scene = scene(1000, "", "handshake_timeout = \"1 s\"");
     for begin in [&[][..], &[0x16], &[0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3]] {
         let began = Instant::now();
         let mut client = Client::connect(scene.appliance.https());
         client.send(begin);
         client.until_closed();
-        assert!(began.elapsed() < Duration::from_secs(5), "{begin:?}");
+        assert!(began.elapsed() < PATIENCE, "{begin:?}");
     }
     wait_until("they are counted", PATIENCE, || scene.handshakes("cut") == 3.0);
     assert_eq!(scene.closed("handshake_timeout"), 3.0);
@@ -423,7 +423,7 @@ fn keys_that_change_in_the_middle_change_no_byte() {
 
 #[test]
 fn clients_that_take_nothing_or_little_are_cut() {
-    let scene = scene(64 << 20, "stall_timeout = \"600 ms\"", "");
+    let scene = scene(64 << 20, "stall_timeout = \"2 s\"", "");
     let mut client = scene.connect();
     client.send(&request("GET", "/film.mp4", &[]));
     let head = client.read_head().expect("it begins");
