@@ -324,7 +324,7 @@ impl Bench<'_> {
 
     fn measure(&self, rate: f64) -> Fallible<Round> {
         let (begun, came) = (Instant::now(), self.number("oca_fill_planned_bytes_total")?);
-        let outcome: Outcome = self.load().run_open(rate, Duration::ZERO, &mut || {})?;
+        let outcome: Outcome = self.load().run_open(rate, Duration::ZERO, (self.load().time, &mut |_| {}))?;
         let filled = (self.number("oca_fill_planned_bytes_total")? - came) / begun.elapsed().as_secs_f64();
         Ok(Round {
             busy: outcome.cpu_seconds / outcome.seconds,

@@ -3,6 +3,8 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -110,9 +112,27 @@ pub(crate) fn run(name: &str, target: Target) -> Fallible<()> {
     }
     loop {
         thread::park_timeout(Duration::from_millis(50));
-        println!("{}", count.load(Ordering::Relaxed));
+        println!("{} {}", target.http, count.load(Ordering::Relaxed));
         io::stdout().flush()?;
     }
+}
+
+/// Has a process of its own flood the first target, and the other one with each byte that comes. All of a process's connections end when it does.
+pub(crate) fn switch(name: &str, targets: &[String], root: &Path) -> Fallible<()> {
+    let mut bytes = io::stdin().lock().bytes();
+    for target in targets.iter().cycle() {
+        let (http, https) = target.split_once(',').ok_or("two addresses")?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(format!("--flood={name}")).arg(format!("--http={http}")).arg(format!("--https={https}"));
+        let mut child = command.arg(format!("--root={}", root.display())).stdin(Stdio::null()).spawn()?;
+        let more = bytes.next();
+        child.kill()?;
+        child.wait()?;
+        if more.is_none() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn connect(to: SocketAddr) -> io::Result<TcpStream> {

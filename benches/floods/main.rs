@@ -1,15 +1,16 @@
 //! What floods do to viewers: the p99 of honest requests at half of capacity, while one hostile process does its worst.
 //!
-//! `cargo bench --bench floods`; options: `--only=NAME` (floods whose name holds this), `--seconds=1.5` in tenths (`--tenths=15`), `--rounds=3`,
-//! `--tls` (viewers by TLS), `--detail` (the p99 of each tenth of a second, too), `--write` (puts the table into docs/performance.md), `--test` (a short run).
+//! `cargo bench --bench floods`; options: `--only=NAME` (floods whose name holds this), `--pairs=10` (of phases), `--tls` (viewers by TLS), `--serve=LINE` (one more of the
+//! configuration's `[serve]`), `--detail` (the p99 of each phase, too), `--write` (puts the table into docs/performance.md), `--test` (a short run).
 //!
 //! The appliance has one core; honest load and hostile process share the other. The kernel runs the hostile process there whenever the load has
 //! nothing to do, and at no other time (SCHED_IDLE against a nice value of -20), so that what is measured is what the appliance suffers and not what the
 //! load does.
-//! In a quiet round the same process floods another appliance, which runs where it does and whenever it does, and in each a neighbour works there: that keeps the core, its caches and the kernel as busy, at
-//! nobody's cost. A core that rests while a flood waits wakes up later than one that never does, which is a fifth of the p99. A first row has no flood at all: what it grows by is what all the others may be wrong by.
+//! Viewers ask without a pause, while quiet and flooded phases follow each other, so fast that a machine that slows down slows both. In all phases two such processes flood, and a neighbour works on their core; in a quiet phase
+//! both flood another appliance, which runs where they do and whenever they do, in a flooded one of the two floods the one that serves the viewers instead. That is all that phases differ by: cores that share
+//! what is inside of one, as two of a virtual machine may, slow each other down by what they do (a fifth and more), and one that rests wakes up late. A first row has no flood at all: what it grows by is what all the others may be wrong by.
 //!
-//! Viewers are there before the flood is: one that comes while nobody else wants anything has whatever is free, and that is no matter here.
+//! How a flood begins is told apart: the first half of a second of each phase, while connections are made, or the first second and a half where these are held and are thousands.
 //!
 //! Viewers ask for ranges of 64 KiB at random moments (open loop), so often that the core that serves them is busy for half of the time. In the clear:
 //! that costs them little of the core that they share with the flood, which has the rest. By TLS (`--tls`) they take nearly all of it.
@@ -24,9 +25,9 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -39,7 +40,8 @@ use hostile::{FLOODS, Flood, NEIGHBOUR, Target};
 use support::{
     Fallible,
     appliance::{Appliance, Setup},
-    cores, flag, is_smoke,
+    cores::{self, cpu_seconds},
+    flag, is_smoke,
     load::{Ask, Load, Outcome, Protocol},
     option,
     random::Random,
@@ -50,12 +52,14 @@ use support::{
 
 const RANGE: u64 = 64 << 10;
 const CONNECTIONS: usize = 64;
+const TENTH: Duration = Duration::from_millis(100);
+/// Viewers ask for so long before anything is told.
+const WARM: Duration = Duration::from_millis(500);
 /// How much the p99 of viewers may grow.
 const GROWTH_MAX: f64 = 1.1;
 
 struct Plan {
-    time: Duration,
-    rounds: usize,
+    pairs: u32,
     length: u64,
     only: Option<String>,
 }
@@ -69,26 +73,45 @@ struct Bench<'a> {
     root: &'a Path,
 }
 
-/// What viewers got in one round, and what it cost.
-struct Round {
-    p50: u64,
-    p99: u64,
-    /// Of each tenth of a second.
-    p99s: Vec<u64>,
+/// How long quiet and flooded phases are, in tenths of a second, and what of that is a flood's beginning. Two are no whole second, so that what comes once a second comes at each moment of them in its turn.
+#[derive(Clone, Copy)]
+struct Phases {
+    tenths: u32,
+    beginning: u32,
+    pairs: u32,
+}
+
+impl Phases {
+    const SHORT: Self = Self { tenths: 21, beginning: 5, pairs: 10 };
+    /// Where thousands of connections are made first.
+    const LONG: Self = Self { tenths: 31, beginning: 15, pairs: 6 };
+
+    fn length(self) -> Duration {
+        TENTH * self.tenths
+    }
+}
+
+/// What viewers got in a quiet or flooded phase: p50 and p99 of tenths of a second, in microseconds, in its beginning and after that; and the share of the core that was busy.
+#[derive(Clone, Default)]
+struct Phase {
+    beginning: Vec<f64>,
+    p50s: Vec<f64>,
+    p99s: Vec<f64>,
+    busy: f64,
+}
+
+/// What became of one flood.
+struct Row {
+    flood: &'static Flood,
+    /// In turns quiet and flooded.
+    phases: Vec<Phase>,
     /// Share of the time of which nothing is in these.
     left_out: f64,
-    busy: f64,
-    /// Acts of the flood a second.
+    /// Acts of the flood a second, and connections in the end.
     acts: f64,
     connections: f64,
     /// Bytes that the appliance's memory has grown by at most.
     memory: u64,
-}
-
-struct Row {
-    flood: &'static Flood,
-    quiet: Vec<Round>,
-    flooded: Vec<Round>,
     errors: Vec<String>,
 }
 
@@ -101,16 +124,17 @@ fn main() -> Fallible<()> {
     if let (Some(name), Some(http), Some(https)) =
         (values("flood").first(), values("http").first(), values("https").first())
     {
-        thread::park_timeout(Duration::from_millis(option("after").unwrap_or(0)));
         return hostile::run(name, Target { http: http.parse()?, https: https.parse()? });
+    }
+    if let Some(name) = values("floods").first() {
+        return hostile::switch(name, &values("target"), &root_file().ok_or("a root")?);
     }
     let smoke = is_smoke();
     if flag("write") && (smoke || cfg!(debug_assertions)) {
         return Err("a short run, or one of a debug build, makes no figures to write down".into());
     }
     let plan = Plan {
-        time: Duration::from_millis(100 * option("tenths").unwrap_or(if smoke { 2 } else { 15 })),
-        rounds: option("rounds").unwrap_or(if smoke { 1 } else { 3 }).max(1) as usize,
+        pairs: option("pairs").map_or(if smoke { 1 } else { Phases::SHORT.pairs }, |pairs| pairs.clamp(1, 1000) as u32),
         length: if smoke { 4 << 20 } else { 64 << 20 },
         only: values("only").pop(),
     };
@@ -130,8 +154,9 @@ fn main() -> Fallible<()> {
     let tables = format!("[serve.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
     let mut setup = Setup::new(home, "1 GiB");
     // A build for development is behind by itself, and would refuse viewers in a run that only shows that all of it works.
-    let serve =
+    let mut serve =
         format!("https = [\"127.0.0.1:0\"]\nworkers = 1\n{}", if smoke { "queue_delay_max = \"0 s\"\n" } else { "" });
+    serve.extend(values("serve").iter().map(|line| format!("{line}\n")));
     (setup.serve, setup.tables, setup.pinned) = (&serve, &tables, true);
     let appliance = setup.start()?;
     let (source, decoy) = (setup.source.clone(), home.join("decoy"));
@@ -185,35 +210,26 @@ fn go_last(process: u32) {
 
 impl Bench<'_> {
     fn run(&self) -> Fallible<(String, bool)> {
-        let capacity = self.load().run()?;
+        let shortly = if is_smoke() { TENTH } else { 10 * TENTH };
+        let capacity = self.load(shortly).run()?;
         let capacity = capacity.requests as f64 / capacity.seconds;
         // Requests that come one by one cost more than those that come together, as they do without a pause.
-        let busy: Fallible<Vec<f64>> =
-            (0..3).map(|_| Ok(self.round((NEIGHBOUR, self.decoy), capacity / 3.0)?.busy)).collect();
-        let rate = (capacity / 3.0 / median(busy?) / 2.0).min(capacity * 0.6);
+        let mut busy = Vec::new();
+        for _ in 0..3 {
+            let neighbour = Hostile::start(NEIGHBOUR, [self.decoy; 2], self.root)?;
+            let outcome = self.load(shortly).run_open(capacity / 3.0, shortly / 2, (shortly, &mut |_| {}))?;
+            drop(neighbour);
+            busy.push(outcome.cpu_seconds / outcome.seconds);
+        }
+        let rate = (capacity / 3.0 / median(busy) / 2.0).min(capacity * 0.6);
         println!("capacity: {capacity:.0} requests/s without a pause; viewers ask {rate:.0} times a second");
         let chosen = |flood: &&'static Flood| self.plan.only.as_ref().is_none_or(|only| flood.name.contains(only));
-        let (mut rows, mut random) = (Vec::new(), Random::new(1));
+        let mut rows = Vec::new();
         for flood in FLOODS.iter().filter(chosen) {
-            let mut row = Row { flood, quiet: Vec::new(), flooded: Vec::new(), errors: Vec::new() };
-            for number in 0..self.plan.rounds {
-                // In turns, so that a machine that slows down slows both, and neither always when something comes round.
-                let mut both = [(self.decoy, &mut row.quiet), (self.appliance, &mut row.flooded)];
-                if number % 2 == 1 {
-                    both.reverse();
-                }
-                for (target, into) in both {
-                    thread::park_timeout(Duration::from_millis(random.below(500)));
-                    match self.round((flood.name, target), rate) {
-                        Ok(round) => {
-                            if flag("detail") {
-                                let whose = if std::ptr::eq(target, self.decoy) { "quiet" } else { "flooded" };
-                                println!("{}, {whose}: {:?}, core {:.2} busy", flood.name, round.p99s, round.busy);
-                            }
-                            into.push(round);
-                        }
-                        Err(err) => row.errors.push(format!("{}: {err}", flood.name)),
-                    }
+            let row = self.row(flood, rate);
+            if flag("detail") {
+                for phase in &row.phases {
+                    println!("{}: {:?} {:?}, core {:.2} busy", flood.name, phase.beginning, phase.p99s, phase.busy);
                 }
             }
             println!("{}", row.line());
@@ -224,7 +240,7 @@ impl Bench<'_> {
         Ok((self.show((capacity, rate), &rows), failed))
     }
 
-    fn load(&self) -> Load<'_> {
+    fn load(&self, time: Duration) -> Load<'_> {
         let pieces = self.plan.length / RANGE;
         let next = move |random: &mut Random| Ask {
             path: "/0.mp4".into(),
@@ -239,7 +255,7 @@ impl Bench<'_> {
             },
             protocol: self.protocol.clone(),
             connections: CONNECTIONS,
-            time: self.plan.time,
+            time,
             next: Box::new(next),
             verify: None,
             requests_max: u64::MAX,
@@ -248,38 +264,83 @@ impl Bench<'_> {
         }
     }
 
-    /// Viewers ask, one process begins to flood who is to be flooded, and then it is measured.
-    fn round(&self, flood: (&str, &Appliance), rate: f64) -> Fallible<Round> {
+    fn row(&self, flood: &'static Flood, rate: f64) -> Row {
+        let usual = if flood.holds { Phases::LONG } else { Phases::SHORT };
+        let phases = if is_smoke() {
+            Phases { tenths: 2, beginning: 0, pairs: 1 }
+        } else {
+            Phases { pairs: (usual.pairs * self.plan.pairs / Phases::SHORT.pairs).max(1), ..usual }
+        };
+        let none = Row {
+            flood,
+            phases: Vec::new(),
+            left_out: 0.0,
+            acts: 0.0,
+            connections: 0.0,
+            memory: 0,
+            errors: Vec::new(),
+        };
+        self.measure(flood, phases, rate)
+            .unwrap_or_else(|err| Row { errors: vec![format!("{}: {err}", flood.name)], ..none })
+    }
+
+    /// Viewers ask, and who is flooded changes from phase to phase.
+    fn measure(&self, flood: &'static Flood, phases: Phases, rate: f64) -> Fallible<Row> {
         self.settle()?;
         let before = resident(self.appliance.id());
-        let hostile = Hostile::start(flood, self.root)?;
-        let neighbour = Hostile::start((NEIGHBOUR, self.decoy), self.root)?;
+        let mut hostile = Hostile::start(flood.name, [self.decoy, self.appliance], self.root)?;
+        let other = Hostile::start(flood.name, [self.decoy; 2], self.root)?;
+        let neighbour = Hostile::start(NEIGHBOUR, [self.decoy; 2], self.root)?;
         let watch = Watch::start(self.appliance.id());
-        let (mut begun, mut acts) = (Instant::now(), 0);
-        let mut begin = || (begun, acts) = (Instant::now(), hostile.acts());
-        let outcome: Outcome = self.load().run_open(rate, self.plan.time / 2, &mut begin)?;
-        let acts = (hostile.acts() - acts) as f64 / begun.elapsed().as_secs_f64();
+        let mut cpu = Vec::new();
+        let mut mark = |number: u32| {
+            cpu.push((Instant::now(), cpu_seconds(&[self.appliance.id()])));
+            if number > 0 {
+                hostile.switch();
+            }
+        };
+        let time = phases.length() * 2 * phases.pairs;
+        let outcome: Outcome = self.load(time).run_open(rate, WARM, (phases.length(), &mut mark))?;
+        cpu.push((Instant::now(), cpu_seconds(&[self.appliance.id()])));
         let connections = self.appliance.metric("oca_connections")? - CONNECTIONS as f64;
+        let acts = hostile.acts() as f64 / (time / 2).as_secs_f64();
         let memory = watch.peak().saturating_sub(before);
-        drop((hostile, neighbour));
-        Ok(Round {
-            p50: outcome.latency.value_at_quantile(0.5),
-            p99: outcome.latency.value_at_quantile(0.99),
-            p99s: outcome.tenths,
+        drop((hostile, other, neighbour));
+        let mut of = vec![Phase::default(); 2 * phases.pairs as usize];
+        for (phase, pair) in of.iter_mut().zip(cpu.windows(2)) {
+            phase.busy = (pair[1].1 - pair[0].1) / (pair[1].0 - pair[0].0).as_secs_f64();
+        }
+        for tenth in &outcome.tenths {
+            let number = tenth.from.as_nanos() / phases.length().as_nanos();
+            let Some(phase) = of.get_mut(number as usize) else { continue };
+            let begins = phases.length() * number as u32;
+            if tenth.to > begins + phases.length() {
+                continue;
+            }
+            if tenth.from < begins + TENTH * phases.beginning {
+                phase.beginning.push(tenth.p99 as f64);
+            } else {
+                phase.p50s.push(tenth.p50 as f64);
+                phase.p99s.push(tenth.p99 as f64);
+            }
+        }
+        Ok(Row {
+            flood,
+            phases: of,
             left_out: outcome.left_out,
-            busy: outcome.cpu_seconds / outcome.seconds,
             acts,
             connections: connections.max(0.0),
             memory,
+            errors: Vec::new(),
         })
     }
 
-    /// Until the connections of the last round are gone.
+    /// Until the connections of the last row are gone.
     fn settle(&self) -> Fallible<()> {
         let begun = Instant::now();
         while self.appliance.metric("oca_connections")? > 4.0 {
             if begun.elapsed() > Duration::from_secs(60) {
-                return Err("connections of the round before do not go".into());
+                return Err("connections of the flood before do not go".into());
             }
             thread::park_timeout(Duration::from_millis(50));
         }
@@ -287,16 +348,22 @@ impl Bench<'_> {
     }
 
     fn show(&self, (capacity, rate): (f64, f64), rows: &[Row]) -> String {
+        let seconds = |tenths: u32| f64::from(tenths) / 10.0;
         let mut text = format!(
             "{CONNECTIONS} viewers ask for ranges of {} KiB by {}, {rate:.0} a second in all, which keeps the one core that serves \
-             them busy for half of the time (it serves {capacity:.0} to who asks without a pause). One hostile process floods it, or in quiet rounds another appliance beside itself; it and the viewers share the other core. {} rounds of {:.1} s, each beside a quiet one; medians. The p99 is that of a tenth \
-             of a second, of which there are as many as a round has; growth is that, {GROWTH_MAX} the goal; {}\n\n\
-             | flood | a second | p50 us quiet | flooded | p99 us quiet | flooded | growth | p99 us of a whole round, quiet | flooded | errors | core busy quiet | flooded | connections | KiB each | left out quiet | flooded |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+             them busy for half of the time (it serves {capacity:.0} to who asks without a pause). One hostile process floods it, or in quiet phases another appliance beside itself, which a second one always does; these and the viewers share the other core. \
+             {} pairs of phases of {:.1} s in one run ({} of {:.1} s where connections are held). The p99 is that of a tenth of a second, the median of all; growth is that of the p99, {GROWTH_MAX} the goal, and what it may be wrong by (standard error); \
+             beginnings are the first {:.1} s ({:.1} s) of flooded phases, which are in nothing else; {}\n\n\
+             | flood | a second | p50 us quiet | flooded | p99 us quiet | flooded | growth | may be wrong by | p99 us of beginnings | errors | core busy quiet | flooded | connections | KiB each | left out |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
             RANGE >> 10,
             if matches!(self.protocol, Protocol::Http1) { "plain HTTP/1.1" } else { "TLS 1.3 and HTTP/1.1" },
-            self.plan.rounds,
-            self.plan.time.as_secs_f64(),
+            self.plan.pairs,
+            seconds(Phases::SHORT.tenths),
+            Phases::LONG.pairs * self.plan.pairs / Phases::SHORT.pairs,
+            seconds(Phases::LONG.tenths),
+            seconds(Phases::SHORT.beginning),
+            seconds(Phases::LONG.beginning),
             report::machine()
         );
         for row in rows {
@@ -313,64 +380,92 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 impl Row {
-    fn line(&self) -> String {
-        let of = |rounds: &[Round], what: fn(&Round) -> f64| median(rounds.iter().map(what).collect());
-        let (quiet, flooded) = (&self.quiet, &self.flooded);
-        let [p99_quiet, p99_flooded] = [quiet, flooded].map(|rounds| {
-            // A short run has no whole tenth.
-            let whole = |round: &Round| if round.p99s.is_empty() { vec![round.p99] } else { round.p99s.clone() };
-            median(rounds.iter().flat_map(whole).map(|micros| micros as f64).collect())
+    /// How much the p99 of a tenth of a second has grown, by the median of all, and what that may be wrong by, which is its standard error where tenths differ as they do by chance.
+    fn growth(&self) -> (f64, f64) {
+        let [quiet, flooded] = [0, 1].map(|flooded| {
+            let mut p99s: Vec<f64> =
+                self.phases.iter().skip(flooded).step_by(2).flat_map(|phase| phase.p99s.iter().copied()).collect();
+            p99s.sort_by(f64::total_cmp);
+            // How many of n lie below the median has a deviation of half of the root of n.
+            let (half, off) = (p99s.len() / 2, p99s.len().isqrt() / 2);
+            let [low, middle, high] =
+                [half - off, half, half + off].map(|place| p99s.get(place).copied().unwrap_or(f64::NAN));
+            (middle, (high / low).ln() / 2.0)
         });
-        let connections = of(flooded, |round| round.connections);
+        let growth = flooded.0 / quiet.0;
+        (growth, growth * quiet.1.hypot(flooded.1))
+    }
+
+    fn line(&self) -> String {
+        let of = |flooded: usize, what: fn(&Phase) -> &[f64]| {
+            median(self.phases.iter().skip(flooded).step_by(2).flat_map(what).copied().collect())
+        };
+        let busy =
+            |flooded: usize| median(self.phases.iter().skip(flooded).step_by(2).map(|phase| phase.busy).collect());
+        let connections = self.connections;
         let each = if self.flood.holds && connections >= 1.0 {
-            format!("{:.0}", of(flooded, |round| round.memory as f64) / connections / 1024.0)
+            format!("{:.0}", self.memory as f64 / connections / 1024.0)
         } else {
             String::new()
         };
+        let (growth, error) = self.growth();
         format!(
-            "| {} | {:.0} {} | {:.0} | {:.0} | {p99_quiet:.0} | {p99_flooded:.0} | {:.2} | {:.0} | {:.0} | {} | {:.0} % | {:.0} % | {connections:.0} | {each} | {:.0} % | {:.0} % |",
+            "| {} | {:.0} {} | {:.0} | {:.0} | {:.0} | {:.0} | {growth:.2} | {error:.2} | {:.0} | {} | {:.0} % | {:.0} % | {connections:.0} | {each} | {:.0} % |",
             self.flood.name,
-            of(flooded, |round| round.acts),
+            self.acts,
             self.flood.unit,
-            of(quiet, |round| round.p50 as f64),
-            of(flooded, |round| round.p50 as f64),
-            p99_flooded / p99_quiet,
-            of(quiet, |round| round.p99 as f64),
-            of(flooded, |round| round.p99 as f64),
+            of(0, |phase| &phase.p50s),
+            of(1, |phase| &phase.p50s),
+            of(0, |phase| &phase.p99s),
+            of(1, |phase| &phase.p99s),
+            of(1, |phase| &phase.beginning),
             self.errors.len(),
-            of(quiet, |round| round.busy) * 100.0,
-            of(flooded, |round| round.busy) * 100.0,
-            of(quiet, |round| round.left_out) * 100.0,
-            of(flooded, |round| round.left_out) * 100.0,
+            busy(0) * 100.0,
+            busy(1) * 100.0,
+            self.left_out * 100.0,
         )
     }
 }
 
-/// The hostile process; ended when dropped.
+/// A hostile process, which floods one of two; ended when dropped.
 struct Hostile {
     child: Child,
+    says: Option<ChildStdin>,
     acts: Arc<AtomicU64>,
 }
 
 impl Hostile {
-    fn start((name, target): (&str, &Appliance), root: &Path) -> Fallible<Self> {
-        let own = std::env::current_exe()?;
-        let https = target.https.ok_or("it listens by TLS")?;
+    /// One that floods the first; what is told of its acts are those against the second.
+    fn start(name: &str, targets: [&Appliance; 2], root: &Path) -> Fallible<Self> {
         let mut command = Command::new("chrt");
-        command.args(["--idle", "0"]).arg(own).arg(format!("--flood={name}"));
-        command.arg(format!("--http={}", target.http)).arg(format!("--https={https}"));
+        command.args(["--idle", "0"]).arg(std::env::current_exe()?).arg(format!("--floods={name}"));
+        for target in targets {
+            command.arg(format!("--target={},{}", target.http, target.https.ok_or("it listens by TLS")?));
+        }
         command.arg(format!("--root={}", root.display()));
-        // Viewers are there before it is.
-        command.arg("--after=100");
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let acts = Arc::new(AtomicU64::new(0));
         let (lines, counted) = (BufReader::new(child.stdout.take().ok_or("piped")?), Arc::clone(&acts));
+        let second = targets[1].http.to_string();
         thread::spawn(move || {
+            let mut last = 0;
             for line in lines.lines().map_while(Result::ok) {
-                counted.store(line.trim().parse().unwrap_or(0), Ordering::Relaxed);
+                let Some((target, count)) = line.split_once(' ') else { continue };
+                let count = if target == second { count.trim().parse::<u64>().unwrap_or(0) } else { 0 };
+                counted.fetch_add(count.saturating_sub(last), Ordering::Relaxed);
+                last = count;
             }
         });
-        Ok(Self { child, acts })
+        let says = child.stdin.take();
+        Ok(Self { child, says, acts })
+    }
+
+    /// Has it flood the other one.
+    fn switch(&mut self) {
+        if let Some(says) = &mut self.says {
+            // One that has ended floods nobody, which the row shows.
+            drop(says.write_all(b"\n"));
+        }
     }
 
     fn acts(&self) -> u64 {
@@ -380,7 +475,7 @@ impl Hostile {
 
 impl Drop for Hostile {
     fn drop(&mut self) {
-        drop(self.child.kill());
+        drop(self.says.take());
         drop(self.child.wait());
     }
 }

@@ -22,7 +22,7 @@ use super::{
     arrival, cores, events, http2,
     random::Random,
     records::{Records, receive},
-    stolen::Undisturbed,
+    stolen::{Tenth, Undisturbed},
 };
 
 /// One request: a path, and a part of what is there; `whole`: all of it, whose length is then `len`.
@@ -80,8 +80,8 @@ pub(crate) struct Outcome {
     pub(crate) latency: Histogram<u64>,
     /// Share of the time that `latency` holds nothing of, since the host took the machine away in it.
     pub(crate) left_out: f64,
-    /// The p99 of each tenth of a second, in microseconds; as above.
-    pub(crate) tenths: Vec<u64>,
+    /// Tenths of a second; as above.
+    pub(crate) tenths: Vec<Tenth>,
 }
 
 /// Longest head of a response that is understood.
@@ -193,11 +193,16 @@ impl Load<'_> {
     /// Runs it as an open loop: requests come at random moments, `rate` a second on average, whether or not those before were answered. Latency
     /// is from the moment at which a request is due where no connection is free then, so that waiting for one counts, else from when it is sent, and to the moment at which
     /// the kernel has the last of its response: a load that is kept from its core is no part of it. Nor is what came while the host had taken the machine away.
-    /// What is told begins after `warm`, when `begin` is called.
+    /// What is told begins after `warm`, when `mark` is called with 0, as it is with the number of each `period` that has begun since then.
     ///
     /// # Errors
     /// As of `run`.
-    pub(crate) fn run_open(&mut self, rate: f64, warm: Duration, begin: &mut dyn FnMut()) -> io::Result<Outcome> {
+    pub(crate) fn run_open(
+        &mut self,
+        rate: f64,
+        warm: Duration,
+        (period, mark): (Duration, &mut dyn FnMut(u32)),
+    ) -> io::Result<Outcome> {
         let mut random = Random::new(self.address.port().into());
         let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut connections = Vec::with_capacity(self.connections);
@@ -228,13 +233,20 @@ impl Load<'_> {
         let mut due = Instant::now();
         let mut begun = due + warm;
         let (end, mut counted) = (begun + self.time, None);
+        let (mut marks, mut next_mark) = (0, None::<Instant>);
         loop {
             let now = Instant::now();
             if counted.is_none() && now >= begun {
-                begin();
+                mark(0);
                 let latency = Undisturbed::begin().map_err(io::Error::other)?;
                 begun = Instant::now();
+                next_mark = begun.checked_add(period);
                 counted = Some((latency, cores::cpu_seconds(&self.servers), cores::cpu_seconds(&own)));
+            }
+            if now < end && next_mark.is_some_and(|next| now >= next) {
+                marks += 1;
+                mark(marks);
+                next_mark = begun.checked_add(period * (marks + 1));
             }
             let mut late = false;
             while due <= now && due < end {

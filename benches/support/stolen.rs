@@ -47,9 +47,11 @@ pub(crate) struct Undisturbed {
     watch: Watch,
     time: Duration,
     left_out: Duration,
-    /// What was kept of the tenth of a second that runs, and when it has begun; and the p99 of those that are over.
+    /// When all began.
+    whole: Instant,
+    /// What was kept of the tenth of a second that runs, and when it has begun; and those that are over.
     tenth: (Vec<u64>, Instant),
-    tenths: Vec<u64>,
+    tenths: Vec<Tenth>,
 }
 
 /// What was not left out.
@@ -59,9 +61,19 @@ pub(crate) struct Kept {
     pub(crate) latency: Histogram<u64>,
     /// Share of the time that was left out. Where nothing could be kept, that is all of it, and the latencies are of everything; a short run keeps everything too.
     pub(crate) left_out: f64,
-    /// The p99 of each tenth of a second, in microseconds. A host that makes a core slow for some hundredths of a second, without stopping it, is seen by nobody here; it
-    /// makes the p99 of the whole, and that of few of these.
-    pub(crate) tenths: Vec<u64>,
+    /// A host that makes a core slow for some hundredths of a second, without stopping it, is seen by nobody here; it makes the p99 of the whole, and that of few of these.
+    pub(crate) tenths: Vec<Tenth>,
+}
+
+/// What was kept of a tenth of a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tenth {
+    /// When it began and ended, since the whole did.
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
+    /// Microseconds.
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
 }
 
 /// How often a core was seen to stand still.
@@ -131,6 +143,7 @@ impl Undisturbed {
             stood: 0,
             time: Duration::ZERO,
             left_out: Duration::ZERO,
+            whole: Instant::now(),
             tenth: (Vec::new(), Instant::now()),
             tenths: Vec::new(),
         })
@@ -158,14 +171,17 @@ impl Undisturbed {
         }
         self.time += *lasted;
         before.clear();
-        if now - self.tenth.1 >= TENTH {
+        // What is in a tenth has come before this slice, and the one that it was in before.
+        let ended = self.begun;
+        if ended.saturating_duration_since(self.tenth.1) >= TENTH {
             let (tenth, begun) = &mut self.tenth;
-            let (count, at) = (tenth.len(), tenth.len() * 99 / 100);
-            if count >= TENTH_MIN {
-                self.tenths.push(*tenth.select_nth_unstable(at).1);
+            tenth.sort_unstable();
+            if tenth.len() >= TENTH_MIN {
+                let (p50, p99) = (tenth[tenth.len() / 2], tenth[tenth.len() * 99 / 100]);
+                self.tenths.push(Tenth { from: *begun - self.whole, to: ended - self.whole, p50, p99 });
             }
             tenth.clear();
-            *begun = now;
+            *begun = ended;
         }
         std::mem::swap(before, &mut self.present);
         *lasted = now - self.begun;

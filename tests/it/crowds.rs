@@ -86,6 +86,7 @@ fn a_client_that_costs_much_has_a_small_part_of_the_time_while_others_want_some(
     // A build for development costs so much that the viewer's client might look as the crowd does.
     let appliance = Setup::new(&origin)
         .workers(1)
+        .serve("costly_permille = 5")
         .tables("[serve.clients]\nunlimited = [\"127.0.0.1/32\"]")
         .environment("OCA_BUSY_AT", BUSY)
         .start();
@@ -105,7 +106,7 @@ fn a_client_that_costs_much_has_a_small_part_of_the_time_while_others_want_some(
             requests += 1;
         }
     }
-    // Five thousandths of the time are two seconds for each turn of theirs. Without the bound one of the viewer's has one of the crowd's behind it.
+    // Five thousandths of the time are a second for each turn of theirs, of which no more than 5 ms are held against them. Without the bound one of the viewer's has one of the crowd's behind it.
     assert!(requests >= 80, "{requests} requests of a viewer beside 8 turns of a crowd");
     drop(crowd);
 }
