@@ -10,7 +10,7 @@
 //! both flood another appliance, which runs where they do and whenever they do, in a flooded one of the two floods the one that serves the viewers instead. That is all that phases differ by: cores that share
 //! what is inside of one, as two of a virtual machine may, slow each other down by what they do (a fifth and more), and one that rests wakes up late. A first row has no flood at all: what it grows by is what all the others may be wrong by.
 //!
-//! How a flood begins is told apart: the first half of a second of each phase, while connections are made, or the first second and a half where these are held and are thousands.
+//! How a flood begins is told apart: the first half of a second of each phase, while connections are made, or the first four and a half where these are held and are thousands.
 //!
 //! Viewers ask for ranges of 64 KiB at random moments (open loop), so often that the core that serves them is busy for half of the time. In the clear:
 //! that costs them little of the core that they share with the flood, which has the rest. By TLS (`--tls`) they take nearly all of it.
@@ -84,7 +84,7 @@ struct Phases {
 impl Phases {
     const SHORT: Self = Self { tenths: 21, beginning: 5, pairs: 10 };
     /// Where thousands of connections are made first.
-    const LONG: Self = Self { tenths: 31, beginning: 15, pairs: 6 };
+    const LONG: Self = Self { tenths: 81, beginning: 45, pairs: 4 };
 
     fn length(self) -> Duration {
         TENTH * self.tenths

@@ -39,6 +39,7 @@ mod secure;
 pub mod signing;
 mod sweeper;
 mod terms;
+mod trickle;
 mod turns;
 mod wire;
 mod worker;

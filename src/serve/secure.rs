@@ -21,6 +21,7 @@ use super::{
     connection::Connection,
     helper::{Done, Helper},
     kernel::Kernel,
+    trickle::Trickle,
     wire::{Outgoing, Wire, wake_at},
 };
 use crate::{
@@ -109,11 +110,12 @@ impl Secure {
         helper: Option<&Helper>,
         most: Duration,
     ) -> Result<Established, NoSession> {
+        let (mut trickle, mut came) = (Trickle::default(), 0);
         loop {
             let costs_much = self.connection.comes_last();
             self.session.set_costly(helper.is_some() && costs_much);
             let Some(work) = self.session.answer() else {
-                match poll_fn(|cx| self.poll_handshake(cx)).await? {
+                match poll_fn(|cx| self.poll_handshake(cx, (&mut trickle, &mut came))).await? {
                     Some(established) => return Ok(established),
                     None => continue,
                 }
@@ -155,22 +157,37 @@ impl Secure {
             tracing::debug!(error = %err, "the kernel does not take a connection's TLS");
             return Ok(Handed::Kept(Box::new(self)));
         }
+        // Its wake-ups are for whole records from here on.
+        self.connection.set_socket(None);
         let sending = self.session.into_keys()?.install(&*self.stream)?;
         self.connection.metrics.kernel_tls();
         Ok(Handed::Over(Kernel::new(self.stream, self.connection, sending)))
     }
 
-    /// Nothing where the client's first message has come.
-    fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Established>, NoSession>> {
+    /// Nothing where the client's first message has come. `came`: bytes of what it says now.
+    fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        (trickle, came): (&mut Trickle, &mut usize),
+    ) -> Poll<Result<Option<Established>, NoSession>> {
         loop {
             ready!(self.poll_drain(cx)).map_err(NoSession::Failed)?;
             if let Some(established) = self.session.established() {
+                trickle.whole(self);
                 return Poll::Ready(Ok(Some(established)));
             }
+            trickle.look(self, cx);
             match ready!(self.poll_receive(cx)) {
                 Ok(0) => return Poll::Ready(Err(NoSession::Left)),
-                Ok(_) if self.session.waits_for_answer() => return Poll::Ready(Ok(None)),
-                Ok(_) => {}
+                Ok(_) if self.session.waits_for_answer() => {
+                    trickle.whole(self);
+                    *came = 0;
+                    return Poll::Ready(Ok(None));
+                }
+                Ok(count) => {
+                    *came += count;
+                    trickle.read(*came, (self.connection.now(), self.connection.peer.port()), self);
+                }
                 Err(_) if self.first.is_some_and(|first| first.is_ascii_uppercase()) => {
                     return Poll::Ready(Err(NoSession::Plaintext));
                 }

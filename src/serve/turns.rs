@@ -198,9 +198,18 @@ impl Turns {
         ticket
     }
 
-    /// Whether so many of a client wait already, or for so long (zero: however long), that one more would only take room.
-    pub(super) fn is_crowd(&self, prefix: u128, (most, longest): (usize, Duration), now_millis: u64) -> bool {
+    /// Whether so many of a client wait already, or for so long (zero: however long), that one more would only take room. Of a client that costs much none is where there
+    /// is `plenty` of that: who is refused comes again at once, and accepting it costs more than to have it wait.
+    pub(super) fn is_crowd(
+        &self,
+        prefix: u128,
+        (most, longest, plenty): (usize, Duration, bool),
+        now_millis: u64,
+    ) -> bool {
         let Some((count, since, costly)) = self.waiting.borrow().of((prefix, true), now_millis) else { return false };
+        if costly && plenty {
+            return false;
+        }
         let longest = if costly { longest * CROWD_COSTLY } else { longest };
         // The clock is looked at for few.
         count > most.max(CROWD) || (count > CROWD && !longest.is_zero() && since.elapsed() > longest)

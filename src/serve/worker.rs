@@ -60,6 +60,8 @@ const ACCEPT_SHARE: u32 = 8;
 const ACCEPT_LOOK: u32 = 8;
 /// A client of whom more than this part of all connections wait for their turn gets no more of them.
 const CROWDS_MIN: usize = 4;
+/// While fewer are open than this part of all that are allowed, of who costs much as many may wait as come.
+const ROOMY: usize = 2;
 /// Rest after the system has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Refused clients that are told so at the same time, per worker; further ones are just closed.
@@ -276,7 +278,8 @@ impl Shared {
         let bounded = handler.clients.as_ref().is_none_or(|clients| !clients.is_unlimited(peer.ip()));
         let crowd = bounded && {
             let longest = handler.config.queue_delay_max * PATIENCE;
-            self.turns.is_crowd(prefix, (most, longest), self.now_millis.get())
+            let plenty = self.open.load(Ordering::Acquire) < handler.config.connections_max / ROOMY;
+            self.turns.is_crowd(prefix, (most, longest, plenty), self.now_millis.get())
         };
         let client = seat.as_ref().map(|seat| Arc::clone(&seat.client));
         let open = self.open.fetch_add(1, Ordering::AcqRel);
@@ -297,6 +300,7 @@ impl Shared {
         let whose = (peer, prefix, bounded.then(|| self.turns.together(prefix)));
         let connection = Connection::new(whose, client, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
         let stream = Rc::new(stream);
+        connection.set_socket(Some(&stream));
         self.sweeper.add(&stream, &connection);
         let shared = Rc::clone(self);
         // Two kinds of tasks: a plain connection does not pay for the size of the other's.

@@ -121,7 +121,7 @@ fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
     busy.assert_is(0, &appliance.get(BUSY).body);
     let refused = || appliance.metric("oca_connections_refused_total", "");
     let mut crowd = Vec::new();
-    wait_until("more than a quarter of all wait", PATIENCE, || {
+    wait_until("half of all are open", PATIENCE, || {
         crowd.extend(one_of_the_crowd(&appliance));
         refused() > 0.0
     });
@@ -129,7 +129,7 @@ fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
     for _ in 0..5 {
         film.assert_is(0, &appliance.get("/film.mp4").body);
     }
-    assert!(appliance.metric("oca_connections", "") < 200.0, "there is room for others");
+    assert!(appliance.metric("oca_connections", "") < 220.0, "there is room for others");
 }
 
 #[test]

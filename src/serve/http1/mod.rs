@@ -8,7 +8,6 @@
 
 pub(super) mod head;
 mod sending;
-mod trickle;
 pub(super) mod write;
 
 use std::{
@@ -31,7 +30,6 @@ pub(in crate::serve) use self::sending::give_way;
 use self::{
     head::{BadHead, Head, Scan},
     sending::{Sending, TURN_BYTES},
-    trickle::Trickle,
     write::{Ending, Framing},
 };
 use super::{
@@ -40,6 +38,7 @@ use super::{
     exchange::{Exchange, words_of_head},
     handler::Handler,
     overload::Refused,
+    trickle::Trickle,
     wire::Wire,
 };
 use crate::{

@@ -238,7 +238,7 @@ fn a_client_of_whom_many_wait_for_long_is_a_crowd_and_no_other_is() {
             scene.busy(1, scene.connection(1), LITTLE, 1);
         }
         scene.busy(2, scene.connection(2), LITTLE, 1);
-        assert!(!scene.turns.is_crowd(1, (1000, LITTLE), scene.now.get()), "nobody has had a look yet");
+        assert!(!scene.turns.is_crowd(1, (1000, LITTLE, true), scene.now.get()), "nobody has had a look yet");
         for _ in 0..5 {
             yield_now().await;
         }
@@ -246,15 +246,35 @@ fn a_client_of_whom_many_wait_for_long_is_a_crowd_and_no_other_is() {
         while begun.elapsed() < 2 * LITTLE {
             std::hint::spin_loop();
         }
-        assert!(scene.turns.is_crowd(1, (1000, LITTLE), scene.now.get()));
-        assert!(!scene.turns.is_crowd(1, (1000, Duration::from_secs(1000)), scene.now.get()), "not for that long");
-        assert!(!scene.turns.is_crowd(1, (1000, Duration::ZERO), scene.now.get()), "as long as they like");
-        assert!(scene.turns.is_crowd(1, (CROWD, Duration::ZERO), scene.now.get()), "too many");
+        assert!(scene.turns.is_crowd(1, (1000, LITTLE, true), scene.now.get()));
         assert!(
-            !scene.turns.is_crowd(2, (1000, LITTLE), scene.now.get())
-                && !scene.turns.is_crowd(3, (1000, LITTLE), scene.now.get())
+            !scene.turns.is_crowd(1, (1000, Duration::from_secs(1000), true), scene.now.get()),
+            "not for that long"
+        );
+        assert!(!scene.turns.is_crowd(1, (1000, Duration::ZERO, true), scene.now.get()), "as long as they like");
+        assert!(scene.turns.is_crowd(1, (CROWD, Duration::ZERO, true), scene.now.get()), "too many");
+        assert!(
+            !scene.turns.is_crowd(2, (1000, LITTLE, true), scene.now.get())
+                && !scene.turns.is_crowd(3, (1000, LITTLE, true), scene.now.get())
         );
     });
+}
+
+#[test]
+fn those_of_a_client_that_costs_much_may_wait_where_there_is_plenty_of_room() {
+    let scene = Scene::new();
+    let flood = scene.connection(7);
+    let tickets: Vec<_> = (0..=CROWD).map(|_| scene.turns.wait(&flood, Waker::noop())).collect();
+    let begun = Instant::now();
+    while begun.elapsed() < LITTLE * CROWD_COSTLY {
+        std::hint::spin_loop();
+    }
+    let is_crowd = |most, plenty| scene.turns.is_crowd(7, (most, LITTLE, plenty), scene.now.get());
+    assert!(is_crowd(1000, true) && is_crowd(1000, false), "it costs nobody much yet");
+    flood.together.as_ref().expect("it is counted").take(0, (20_000_000, 0), scene.now.get());
+    assert!(!is_crowd(1000, true) && is_crowd(1000, false));
+    assert!(!is_crowd(CROWD, true) && is_crowd(CROWD, false), "however many");
+    drop(tickets);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Heads that come a few bytes at a time: they are looked at once a second.
+//! Heads, and handshakes, that come a few bytes at a time: they are looked at once a second.
 //!
 //! Each packet would otherwise wake the worker and take a turn, some microseconds for a byte. While a head rests the kernel wakes nobody for less than
 //! [`WAKE_BYTES`] of it (`SO_RCVLOWAT`, `socket(7)`), or when its client leaves.
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{Sleep, sleep};
 
-use crate::serve::wire::Wire;
+use super::wire::Wire;
 
 /// Reads of a head after which it may be called slow: people who type have had theirs, and packets of a large head come many at a time.
 const READS: usize = 4;
@@ -25,7 +25,7 @@ const WAKE_BYTES: i32 = 1024;
 const REST: u64 = 750;
 const SPREAD: u16 = 512;
 
-/// How the head comes that is on its way in.
+/// How the head comes that is on its way in, or the handshake.
 #[derive(Debug, Default)]
 pub(super) struct Trickle {
     reads: usize,
@@ -54,9 +54,8 @@ impl Trickle {
             self.end(wire);
             return;
         }
-        if self.rest.is_none() {
-            wire.wake_at(WAKE_BYTES);
-        }
+        // Again and again: one that has waited for its turn wakes by each byte since.
+        wire.wake_at(WAKE_BYTES);
         self.rest = Some(Box::pin(sleep(Duration::from_millis(REST + u64::from(number % SPREAD)))));
     }
 
