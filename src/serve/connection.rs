@@ -380,8 +380,54 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn what_comes_for_who_waits_long_wakes_nobody_until_its_turn() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let pair = async || {
+                let peer = std::net::TcpStream::connect(address).expect("it listens");
+                let (stream, _) = listener.accept().await.expect("it has come");
+                (peer, Rc::new(stream))
+            };
+            let together = Rc::<Together>::default();
+            let whose = (address, 1, Some(Rc::clone(&together)));
+            let connection = Connection::new(whose, None, Metrics::new(1).worker(0), Rc::default());
+            let (mut peer, stream) = pair().await;
+            connection.set_socket(Some(&stream));
+            let mut buffer = [0; 64];
+            // One whose client costs nobody much is woken by each byte.
+            connection.begin_wait();
+            peer.write_all(b"a").expect("sent");
+            stream.readable().await.expect("it is there");
+            assert_eq!(stream.try_read(&mut buffer).expect("a byte"), 1);
+            assert!(stream.try_read(&mut buffer).is_err(), "no more");
+            connection.end_wait(Duration::ZERO);
+
+            together.take(0, (20_000_000, 0), 0);
+            connection.begin_wait();
+            peer.write_all(b"b").expect("sent");
+            // What comes later elsewhere has been told of, so this would have been, too.
+            let (mut other, after) = pair().await;
+            other.write_all(b"c").expect("sent");
+            after.readable().await.expect("it is there");
+            assert!(stream.readable().now_or_never().is_none(), "it waits");
+            connection.end_wait(Duration::ZERO);
+            stream.readable().await.expect("it is told now");
+            assert_eq!(stream.try_read(&mut buffer).expect("a byte"), 1);
+            assert!(stream.try_read(&mut buffer).is_err(), "no more");
+            peer.write_all(b"d").expect("sent");
+            stream.readable().await.expect("as it comes");
+        });
+    }
 
     #[test]
     fn who_has_three_turns_in_a_row_is_alone() {

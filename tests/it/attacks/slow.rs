@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -78,6 +80,41 @@ fn slowloris_wakes_nobody_by_each_byte() {
             content.assert_is(0, &client.get("/film.mp4").body);
         }
     }
+}
+
+/// Slow handshake, again: the same of a handshake whose bytes come one by one. It goes on when it is whole.
+#[test]
+fn a_slow_handshake_wakes_nobody_by_each_byte() {
+    const BYTES: usize = 400;
+    let origin = Origin::start();
+    let content = origin.publish_new("/film.mp4", 1, 1000);
+    let authority = Authority::new();
+    let issued = authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2040));
+    let appliance = Setup::new(&origin).workers(1).tls(&issued, &[], "handshake_timeout = \"60 s\"").start();
+    let name = "a.test".try_into().expect("a name");
+    let mut session =
+        rustls::ClientConnection::new(authority.client(rustls::ALL_VERSIONS, &[]), name).expect("a session");
+    let mut hello = Vec::new();
+    while session.wants_write() {
+        session.write_tls(&mut hello).expect("into memory");
+    }
+    let mut stream = TcpStream::connect(appliance.https()).expect("it listens");
+    stream.set_nodelay(true).expect("no delay");
+    let (slow, rest) = hello.split_at(hello.len().min(BYTES) - 1);
+    let (begun, before) = (Instant::now(), sleeps_of_worker(&appliance));
+    for byte in slow {
+        stream.write_all(&[*byte]).expect("it is read");
+        // So that the worker would sleep between two.
+        thread::park_timeout(Duration::from_millis(2));
+    }
+    let (sleeps, ticks) = (sleeps_of_worker(&appliance) - before, begun.elapsed().as_millis() / 10);
+    assert!(sleeps < slow.len() as u128 / 2 + ticks, "{sleeps} sleeps and {ticks} ticks for {} bytes", slow.len());
+    stream.write_all(rest).expect("it is read");
+    let mut tls = rustls::StreamOwned::new(session, stream);
+    tls.write_all(b"GET /film.mp4 HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").expect("a session");
+    let mut response = Vec::new();
+    drop(tls.read_to_end(&mut response));
+    content.assert_is(0, &response[response.len() - 1000..]);
 }
 
 /// How often the worker had nothing to do.
