@@ -52,6 +52,8 @@ use support::{
 
 const RANGE: u64 = 64 << 10;
 const CONNECTIONS: usize = 64;
+/// Of its one asset and a few more: so that connections are bounded as by default, where a process may have no more than 20,000 descriptors for both.
+const STORAGE: &str = "mappings_max = 2000";
 const TENTH: Duration = Duration::from_millis(100);
 /// Viewers ask for so long before anything is told.
 const WARM: Duration = Duration::from_millis(500);
@@ -157,12 +159,12 @@ fn main() -> Fallible<()> {
     let mut serve =
         format!("https = [\"127.0.0.1:0\"]\nworkers = 1\n{}", if smoke { "queue_delay_max = \"0 s\"\n" } else { "" });
     serve.extend(values("serve").iter().map(|line| format!("{line}\n")));
-    (setup.serve, setup.tables, setup.pinned) = (&serve, &tables, true);
+    (setup.serve, setup.storage, setup.tables, setup.pinned) = (&serve, STORAGE, &tables, true);
     let appliance = setup.start()?;
     let (source, decoy) = (setup.source.clone(), home.join("decoy"));
     fs::create_dir(&decoy)?;
     let mut other = Setup::new(&decoy, "1 GiB");
-    (other.source, other.serve, other.tables) = (source, &serve, &tables);
+    (other.source, other.serve, other.storage, other.tables) = (source, &serve, STORAGE, &tables);
     let decoy = other.start()?;
     go_last(decoy.id());
     let mut client = support::client::Client::connect(appliance.http)?;

@@ -23,6 +23,7 @@ pub(crate) struct Setup<'a> {
     /// Where viewers connect to.
     pub(crate) address: &'a str,
     pub(crate) serve: &'a str,
+    pub(crate) storage: &'a str,
     pub(crate) tables: &'a str,
     /// Another binary than the one that was just built.
     pub(crate) binary: Option<PathBuf>,
@@ -56,6 +57,7 @@ impl<'a> Setup<'a> {
             source,
             address: "127.0.0.1",
             serve: "",
+            storage: "",
             tables: "",
             binary: None,
             environment: &[],
@@ -69,12 +71,12 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// It ends at once, or does not say where it listens.
     pub(crate) fn start(&self) -> io::Result<Appliance> {
-        let Self { home, capacity, source, address, serve, tables, .. } = self;
+        let Self { home, capacity, source, address, serve, storage, tables, .. } = self;
         let (config, announcement) = (home.join("oca.toml"), home.join("announcement.json"));
         let access =
             if self.log { format!("[log.access]\npath = {:?}\n", home.join("access.log")) } else { String::new() };
         let text = format!(
-            "[serve]\nhttp = [\"{address}:0\"]\n{serve}\n[storage]\nscrub_rate = \"0 bps\"\n[[storage.volume]]\npath = {:?}\n\
+            "[serve]\nhttp = [\"{address}:0\"]\n{serve}\n[storage]\nscrub_rate = \"0 bps\"\n{storage}\n[[storage.volume]]\npath = {:?}\n\
              capacity = \"{capacity}\"\n[[fill.source]]\nkind = \"origin\"\nurl = \"{source}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [log]\nfilter = \"warn\"\n{access}{tables}",
             home.join("volume"),

@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
+    task::Context,
     time::{Duration, Instant},
 };
 
@@ -173,26 +174,35 @@ impl Connection {
         self.looked.set(now);
     }
 
-    /// It is ready, and waits for its turn from now on. Where its client costs much that is for long, and more that comes wakes nobody: an event of epoll for each of
-    /// a hundred thousand packets a second is a tenth of a core.
+    /// It is ready, and waits for its turn from now on.
     pub(super) fn begin_wait(&self) {
         self.waits_since.set(self.now());
-        if self.comes_last()
-            && let Some(socket) = self.socket.borrow().upgrade()
-        {
+    }
+
+    /// It waits still. Where its client costs much that is for long, and what comes after the first bytes wakes nobody: an event of epoll for each of ten thousand packets a
+    /// second is a twentieth of a core. The first have to be told of, since whoever reads asks for no more than whether they were.
+    pub(super) fn hold(&self, cx: &mut Context<'_>) {
+        if self.held.get() || self.is_multiplexed() || !self.comes_last() {
+            return;
+        }
+        let Some(socket) = self.socket.borrow().upgrade() else { return };
+        if socket.poll_read_ready(cx).is_ready() {
             wake_at(&socket, HELD);
             self.held.set(true);
         }
     }
 
-    /// Its turn has come after it has `waited`.
+    /// Its turn has come after it has `waited`: of a wait that was long nothing counts as the client's time.
     pub(super) fn end_wait(&self, waited: Duration) {
         self.waits_since.set(0);
         self.waited.set(waited);
+        let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+        if millis >= SETTLED {
+            self.since_millis.set(self.since_millis.get().saturating_add(millis).min(self.now()));
+        }
         if self.held.replace(false)
             && let Some(socket) = self.socket.borrow().upgrade()
         {
-            // The kernel tells at once of what has come meanwhile.
             wake_at(&socket, 1);
         }
     }
@@ -380,7 +390,7 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::{future::poll_fn, io::Write as _, task::Poll};
 
     use futures_util::FutureExt as _;
 
@@ -404,16 +414,28 @@ mod tests {
             let (mut peer, stream) = pair().await;
             connection.set_socket(Some(&stream));
             let mut buffer = [0; 64];
+            let hold = || {
+                poll_fn(|cx| {
+                    connection.hold(cx);
+                    Poll::Ready(())
+                })
+            };
             // One whose client costs nobody much is woken by each byte.
-            connection.begin_wait();
+            hold().await;
+            assert!(!connection.held.get());
+            together.take(0, (20_000_000, 0), 0);
+            // What is new is taken to be ready until it was read.
+            assert!(stream.try_read(&mut buffer).is_err());
+            // Of the first bytes it is told, so that it has them in its turn at once.
+            hold().await;
+            assert!(!connection.held.get(), "nothing has come");
             peer.write_all(b"a").expect("sent");
             stream.readable().await.expect("it is there");
+            hold().await;
+            assert!(connection.held.get());
+            assert!(stream.readable().now_or_never().is_some(), "it need not ask again");
             assert_eq!(stream.try_read(&mut buffer).expect("a byte"), 1);
             assert!(stream.try_read(&mut buffer).is_err(), "no more");
-            connection.end_wait(Duration::ZERO);
-
-            together.take(0, (20_000_000, 0), 0);
-            connection.begin_wait();
             peer.write_all(b"b").expect("sent");
             // What comes later elsewhere has been told of, so this would have been, too.
             let (mut other, after) = pair().await;

@@ -170,6 +170,7 @@ impl Secure {
         cx: &mut Context<'_>,
         (trickle, came): (&mut Trickle, &mut usize),
     ) -> Poll<Result<Option<Established>, NoSession>> {
+        let before = *came;
         loop {
             ready!(self.poll_drain(cx)).map_err(NoSession::Failed)?;
             if let Some(established) = self.session.established() {
@@ -177,17 +178,23 @@ impl Secure {
                 return Poll::Ready(Ok(Some(established)));
             }
             trickle.look(self, cx);
-            match ready!(self.poll_receive(cx)) {
+            let Poll::Ready(received) = self.poll_receive(cx) else {
+                // A record may take two reads: what counts is how often something came.
+                if *came > before {
+                    trickle.read(*came, (self.connection.now(), self.connection.peer.port()), self);
+                    // By this it is woken when the rest is over.
+                    trickle.look(self, cx);
+                }
+                return Poll::Pending;
+            };
+            match received {
                 Ok(0) => return Poll::Ready(Err(NoSession::Left)),
                 Ok(_) if self.session.waits_for_answer() => {
                     trickle.whole(self);
                     *came = 0;
                     return Poll::Ready(Ok(None));
                 }
-                Ok(count) => {
-                    *came += count;
-                    trickle.read(*came, (self.connection.now(), self.connection.peer.port()), self);
-                }
+                Ok(count) => *came += count,
                 Err(_) if self.first.is_some_and(|first| first.is_ascii_uppercase()) => {
                     return Poll::Ready(Err(NoSession::Plaintext));
                 }

@@ -198,8 +198,8 @@ impl Turns {
         ticket
     }
 
-    /// Whether so many of a client wait already, or for so long (zero: however long), that one more would only take room. Of a client that costs much none is where there
-    /// is `plenty` of that: who is refused comes again at once, and accepting it costs more than to have it wait.
+    /// Whether so many of a client wait already, or for so long (zero: however long), that one more would only take room. Of a client that costs much those may wait for as long as they like
+    /// where there is `plenty` of that: who is refused comes again at once, and accepting it costs more than to have it wait.
     pub(super) fn is_crowd(
         &self,
         prefix: u128,
@@ -207,10 +207,11 @@ impl Turns {
         now_millis: u64,
     ) -> bool {
         let Some((count, since, costly)) = self.waiting.borrow().of((prefix, true), now_millis) else { return false };
-        if costly && plenty {
-            return false;
-        }
-        let longest = if costly { longest * CROWD_COSTLY } else { longest };
+        let longest = match (costly, plenty) {
+            (false, _) => longest,
+            (true, false) => longest * CROWD_COSTLY,
+            (true, true) => Duration::ZERO,
+        };
         // The clock is looked at for few.
         count > most.max(CROWD) || (count > CROWD && !longest.is_zero() && since.elapsed() > longest)
     }
@@ -386,9 +387,13 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
                 None => {
                     ticket = Some(turns.wait(&connection, cx.waker()));
                     connection.begin_wait();
+                    connection.hold(cx);
                     return Poll::Pending;
                 }
-                Some(ticket) if ticket.called().is_none() => return Poll::Pending,
+                Some(ticket) if ticket.called().is_none() => {
+                    connection.hold(cx);
+                    return Poll::Pending;
+                }
                 Some(_) => {}
             }
         }

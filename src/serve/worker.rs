@@ -60,7 +60,7 @@ const ACCEPT_SHARE: u32 = 8;
 const ACCEPT_LOOK: u32 = 8;
 /// A client of whom more than this part of all connections wait for their turn gets no more of them.
 const CROWDS_MIN: usize = 4;
-/// While fewer are open than this part of all that are allowed, of who costs much as many may wait as come.
+/// While fewer are open than this part of all that are allowed, those of who costs much may wait for however long.
 const ROOMY: usize = 2;
 /// Rest after the system has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

@@ -121,7 +121,7 @@ fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
     busy.assert_is(0, &appliance.get(BUSY).body);
     let refused = || appliance.metric("oca_connections_refused_total", "");
     let mut crowd = Vec::new();
-    wait_until("half of all are open", PATIENCE, || {
+    wait_until("more than a quarter of all wait", PATIENCE, || {
         crowd.extend(one_of_the_crowd(&appliance));
         refused() > 0.0
     });
@@ -129,12 +129,12 @@ fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
     for _ in 0..5 {
         film.assert_is(0, &appliance.get("/film.mp4").body);
     }
-    assert!(appliance.metric("oca_connections", "") < 220.0, "there is room for others");
+    assert!(appliance.metric("oca_connections", "") < 200.0, "there is room for others");
 }
 
 #[test]
 fn a_network_without_limits_is_no_crowd() {
-    const MANY: usize = 150;
+    const MANY: usize = 300;
     let origin = Origin::start();
     let busy = origin.publish_new(BUSY, 2, 50_000);
     let serve = format!("connections_max = 400\n[serve.clients]\nunlimited = [\"{CROWD}/32\"]");
@@ -142,7 +142,7 @@ fn a_network_without_limits_is_no_crowd() {
     busy.assert_is(0, &appliance.get(BUSY).body);
     let crowd: Vec<TcpStream> = (0..MANY).filter_map(|_| one_of_the_crowd(&appliance)).collect();
     assert_eq!(crowd.len(), MANY);
-    // A quarter of all is 100: of another network some would have been refused.
+    // A quarter of all is 100, and half is 200: of another network some would have been refused.
     let (open, refused) = ("oca_connections", "oca_connections_refused_total");
     let seen = || appliance.metric(open, "") + appliance.metric(refused, "");
     wait_until("all are seen", PATIENCE, || seen() >= MANY as f64);
