@@ -58,7 +58,7 @@ const ACCEPT_TURN: Duration = Duration::from_micros(100);
 /// they wait an eighth longer at most, whatever listeners there are.
 const ACCEPT_SHARE: u32 = 8;
 const ACCEPT_LOOK: u32 = 8;
-/// A client of whom more than this part of all connections wait for their turn gets no more of them.
+/// A client of whom more than this part of all connections wait for their turn gets no more of them, whatever it costs.
 const CROWDS_MIN: usize = 4;
 /// While fewer are open than this part of all that are allowed, those of who costs much may wait for however long.
 const ROOMY: usize = 2;
