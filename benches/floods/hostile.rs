@@ -1,18 +1,18 @@
 //! The floods, each by one process at full tilt. They break off and begin anew for as long as they run.
 
 use std::{
+    cell::Cell,
     io::{self, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Command, Stdio},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     thread,
     time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
 use rustls::{ClientConnection, StreamOwned, client::Resumption, pki_types::ServerName};
 use socket2::{Domain, Socket, Type};
 
@@ -93,64 +93,119 @@ pub(crate) const FLOODS: &[Flood] = &[
     flood("TLS handshakes", "handshakes", false, handshakes),
 ];
 
-/// Floods until it is ended; prints how often, once a second's tenth, for whoever started it.
-pub(crate) fn run(name: &str, target: Target) -> Fallible<()> {
+/// Floods the first target, and the next one with each byte that comes; ends when no more will. Prints which one that is and how often it was flooded, for whoever started it.
+pub(crate) fn run(name: &str, targets: &[Target]) -> Fallible<()> {
     let run = match FLOODS.iter().find(|flood| flood.name == name) {
         Some(flood) => flood.run,
         None if name == NEIGHBOUR => neighbour,
         None => return Err(format!("{name} is no flood").into()),
     };
-    let count = Arc::new(AtomicU64::new(0));
+    let counts: Arc<Vec<AtomicU64>> = Arc::new(targets.iter().map(|_| AtomicU64::new(0)).collect());
     for _ in 0..if name == NEIGHBOUR { 1 } else { THREADS } {
-        let count = Arc::clone(&count);
+        let (targets, counts) = (targets.to_vec(), Arc::clone(&counts));
         thread::spawn(move || {
             loop {
+                let phase = LINES.lock().phase;
+                PHASE.set(phase);
+                let now = phase % targets.len();
                 // Being sent away is what is expected; it comes back.
-                drop(run(target, &count));
+                drop(run(targets[now], &counts[now]));
             }
         });
     }
+    thread::spawn(move || {
+        for _ in io::stdin().lock().bytes().map_while(Result::ok) {
+            next_phase();
+        }
+        std::process::exit(0);
+    });
     loop {
         thread::park_timeout(Duration::from_millis(50));
-        println!("{} {}", target.http, count.load(Ordering::Relaxed));
+        for (target, count) in targets.iter().zip(counts.iter()) {
+            println!("{} {}", target.http, count.load(Ordering::Relaxed));
+        }
         io::stdout().flush()?;
     }
 }
 
-/// Has a process of its own flood the first target, and the other one with each byte that comes. All of a process's connections end when it does.
-pub(crate) fn switch(name: &str, targets: &[String], root: &Path) -> Fallible<()> {
-    let mut bytes = io::stdin().lock().bytes();
-    for target in targets.iter().cycle() {
-        let (http, https) = target.split_once(',').ok_or("two addresses")?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg(format!("--flood={name}")).arg(format!("--http={http}")).arg(format!("--https={https}"));
-        let mut child = command.arg(format!("--root={}", root.display())).stdin(Stdio::null()).spawn()?;
-        let more = bytes.next();
-        child.kill()?;
-        child.wait()?;
-        if more.is_none() {
-            break;
-        }
-    }
-    Ok(())
+/// All connections of this process, and which of the phases it is.
+struct Lines {
+    phase: usize,
+    open: Vec<Weak<TcpStream>>,
+    room: usize,
 }
 
-fn connect(to: SocketAddr) -> io::Result<TcpStream> {
+/// Connections at least before those that have ended are forgotten.
+const ROOM: usize = 64;
+
+static LINES: Mutex<Lines> = Mutex::new(Lines { phase: 0, open: Vec::new(), room: ROOM });
+static ENDED: Condvar = Condvar::new();
+
+thread_local! {
+    /// In which phase this thread began its flood.
+    static PHASE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Ends all connections, and with them the flood of each thread: it begins another of the next target. Within one process, since kernels can take minutes to bury one in whose directory in
+/// /proc somebody looks.
+fn next_phase() {
+    let mut lines = LINES.lock();
+    lines.phase += 1;
+    for line in lines.open.drain(..).filter_map(|line| line.upgrade()) {
+        // It may be gone.
+        drop(line.shutdown(Shutdown::Both));
+    }
+    ENDED.notify_all();
+}
+
+/// One connection.
+#[derive(Clone)]
+struct Line(Arc<TcpStream>);
+
+impl io::Read for Line {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(into)
+    }
+}
+
+impl io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// # Errors
+/// The phase is over, among others.
+fn connect(to: SocketAddr) -> io::Result<Line> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((FROM, 0)).into())?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.connect(&to.into())?;
     socket.set_tcp_nodelay(true)?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    Ok(socket.into())
+    let line = Arc::new(TcpStream::from(socket));
+    let mut lines = LINES.lock();
+    if lines.phase != PHASE.get() {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    if lines.open.len() >= lines.room {
+        lines.open.retain(|line| line.strong_count() > 0);
+        lines.room = ROOM.max(2 * lines.open.len());
+    }
+    lines.open.push(Arc::downgrade(&line));
+    Ok(Line(line))
 }
 
 /// Closed without a word, so that no port waits.
-fn reset(stream: &TcpStream) {
-    drop(socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+fn reset(line: &Line) {
+    drop(socket2::SockRef::from(&*line.0).set_linger(Some(Duration::ZERO)));
 }
 
-type Tls = StreamOwned<ClientConnection, TcpStream>;
+type Tls = StreamOwned<ClientConnection, Line>;
 
 fn secure(target: Target, protocol: &str, resumes: bool) -> io::Result<Tls> {
     thread_local! {
@@ -282,9 +337,11 @@ fn header_bomb(target: Target, count: &AtomicU64) -> io::Result<()> {
     hold(held)
 }
 
-/// Holds on until one is sent away; then all begin anew.
+/// Holds on until the phase is over.
 fn hold<T>(held: Vec<T>) -> io::Result<()> {
-    thread::park_timeout(Duration::from_secs(3600));
+    let mut lines = LINES.lock();
+    ENDED.wait_while(&mut lines, |lines| lines.phase == PHASE.get());
+    drop(lines);
     drop(held);
     Ok(())
 }
@@ -300,7 +357,7 @@ fn slow_handshake(target: Target, count: &AtomicU64) -> io::Result<()> {
 }
 
 fn dribble(to: SocketAddr, count: &AtomicU64, begin: &[u8], then: &[u8]) -> io::Result<()> {
-    let mut held: Vec<TcpStream> = Vec::new();
+    let mut held: Vec<Line> = Vec::new();
     loop {
         if held.len() < HELD / THREADS {
             let mut stream = connect(to)?;
@@ -330,7 +387,7 @@ fn slow_read(target: Target, count: &AtomicU64) -> io::Result<()> {
 /// The same request over and over on one connection, eight ahead; what comes back is dropped.
 fn requests(target: Target, count: &AtomicU64, text: &str) -> io::Result<()> {
     let mut stream = connect(target.http)?;
-    let mut reader = stream.try_clone()?;
+    let mut reader = stream.clone();
     thread::scope(|scope| {
         scope.spawn(move || {
             // In small calls: a kernel that is built without preemption lets each end before the viewers have the core.
@@ -343,7 +400,7 @@ fn requests(target: Target, count: &AtomicU64, text: &str) -> io::Result<()> {
             }
             count.fetch_add(1, Ordering::Relaxed);
         };
-        drop(stream.shutdown(std::net::Shutdown::Both));
+        drop(stream.0.shutdown(Shutdown::Both));
         sent
     })
 }
@@ -384,7 +441,7 @@ fn neighbour(_: Target, count: &AtomicU64) -> io::Result<()> {
     let own = listener.local_addr()?;
     let mut text = [7; 1000];
     loop {
-        let mut near = TcpStream::connect(own)?;
+        let mut near = connect(own)?;
         let (mut far, _) = listener.accept()?;
         for _ in 0..50 {
             near.write_all(&text)?;

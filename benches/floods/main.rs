@@ -123,13 +123,12 @@ fn root_file() -> Option<PathBuf> {
 }
 
 fn main() -> Fallible<()> {
-    if let (Some(name), Some(http), Some(https)) =
-        (values("flood").first(), values("http").first(), values("https").first())
-    {
-        return hostile::run(name, Target { http: http.parse()?, https: https.parse()? });
-    }
-    if let Some(name) = values("floods").first() {
-        return hostile::switch(name, &values("target"), &root_file().ok_or("a root")?);
+    if let Some(name) = values("flood").first() {
+        let target = |text: &String| -> Fallible<Target> {
+            let (http, https) = text.split_once(',').ok_or("two addresses")?;
+            Ok(Target { http: http.parse()?, https: https.parse()? })
+        };
+        return hostile::run(name, &values("target").iter().map(target).collect::<Fallible<Vec<_>>>()?);
     }
     let smoke = is_smoke();
     if flag("write") && (smoke || cfg!(debug_assertions)) {
@@ -440,7 +439,7 @@ impl Hostile {
     /// One that floods the first; what is told of its acts are those against the second.
     fn start(name: &str, targets: [&Appliance; 2], root: &Path) -> Fallible<Self> {
         let mut command = Command::new("chrt");
-        command.args(["--idle", "0"]).arg(std::env::current_exe()?).arg(format!("--floods={name}"));
+        command.args(["--idle", "0"]).arg(std::env::current_exe()?).arg(format!("--flood={name}"));
         for target in targets {
             command.arg(format!("--target={},{}", target.http, target.https.ok_or("it listens by TLS")?));
         }
@@ -450,12 +449,13 @@ impl Hostile {
         let (lines, counted) = (BufReader::new(child.stdout.take().ok_or("piped")?), Arc::clone(&acts));
         let second = targets[1].http.to_string();
         thread::spawn(move || {
-            let mut last = 0;
             for line in lines.lines().map_while(Result::ok) {
-                let Some((target, count)) = line.split_once(' ') else { continue };
-                let count = if target == second { count.trim().parse::<u64>().unwrap_or(0) } else { 0 };
-                counted.fetch_add(count.saturating_sub(last), Ordering::Relaxed);
-                last = count;
+                if let Some((target, count)) = line.split_once(' ')
+                    && target == second
+                    && let Ok(count) = count.trim().parse::<u64>()
+                {
+                    counted.store(count, Ordering::Relaxed);
+                }
             }
         });
         let says = child.stdin.take();
