@@ -113,19 +113,15 @@ pub(crate) fn run(name: &str, targets: &[Target]) -> Fallible<()> {
             }
         });
     }
-    thread::spawn(move || {
-        for _ in io::stdin().lock().bytes().map_while(Result::ok) {
-            next_phase();
-        }
-        std::process::exit(0);
-    });
-    loop {
+    let switching = thread::spawn(|| io::stdin().lock().bytes().map_while(Result::ok).for_each(|_| next_phase()));
+    while !switching.is_finished() {
         thread::park_timeout(Duration::from_millis(50));
         for (target, count) in targets.iter().zip(counts.iter()) {
             println!("{} {}", target.http, count.load(Ordering::Relaxed));
         }
         io::stdout().flush()?;
     }
+    Ok(())
 }
 
 /// All connections of this process, and which of the phases it is.

@@ -211,7 +211,7 @@ impl Default for Config {
             connections_percent: 90,
             queue_delay_max: Duration::from_millis(20),
             newcomers_percent: 20,
-            costly_permille: 2,
+            costly_permille: 1,
             client_percent: 80,
             refuse_delay: Duration::from_millis(40),
             stall_timeout: Duration::from_secs(30),

@@ -67,6 +67,8 @@ pub(super) struct Connection {
     pub(super) waited: Cell<Duration>,
     /// Number of the turn after its last one, of all that its worker has given, and how many before that were its own, too.
     row: Cell<(u64, u8)>,
+    /// Whether its present turn had better be short, since the worker has time to spare for more of them.
+    short: Cell<bool>,
     /// Since when it waits for its turn; zero: it does not.
     waits_since: Cell<u64>,
     /// Its socket as long as the kernel may be told to wake nobody for what comes on it, and whether it was.
@@ -133,6 +135,7 @@ impl Connection {
             looked: Cell::new(Instant::now()),
             waited: Cell::default(),
             row: Cell::new((u64::MAX, 0)),
+            short: Cell::new(false),
             waits_since: Cell::new(0),
             socket: RefCell::default(),
             held: Cell::new(false),
@@ -212,8 +215,9 @@ impl Connection {
         *self.socket.borrow_mut() = socket.map(Rc::downgrade).unwrap_or_default();
     }
 
-    /// Its turn begins, which is that of this `number` among all of its worker.
-    pub(super) fn begin_turn(&self, number: u64) {
+    /// Its turn begins, which is that of this `number` among all of its worker, and had better be `short` where the worker has time to spare for more of them.
+    pub(super) fn begin_turn(&self, number: u64, short: bool) {
+        self.short.set(short);
         let (after, row) = self.row.get();
         self.row.set((number + 1, if after == number { row.saturating_add(1) } else { 0 }));
     }
@@ -221,6 +225,11 @@ impl Connection {
     /// Whether nobody else had a turn of late. Of two who always want one, each has two in a row at times.
     pub(super) fn is_alone(&self) -> bool {
         self.row.get().1 >= 2
+    }
+
+    /// Whether its turn had better be short: who comes meanwhile waits for less.
+    pub(super) fn has_short_turn(&self) -> bool {
+        self.short.get()
     }
 
     /// Whether it has been waiting for its turn for so long that its client may have done all that it has to. Short waits excuse nobody: who
@@ -457,7 +466,7 @@ mod tests {
         let connection = Connection::new((peer, 1, None), None, Metrics::new(1).worker(0), Rc::default());
         let alone = |numbers: &[u64]| {
             for number in numbers {
-                connection.begin_turn(*number);
+                connection.begin_turn(*number, false);
             }
             connection.is_alone()
         };

@@ -1,10 +1,12 @@
-//! A thread beside a worker, for what would hold up its viewers: the public-key part of a handshake is a quarter of a millisecond of work, one by RSA a whole.
+//! A thread beside a worker, for what would hold up its viewers: the public-key part of a handshake is a quarter of a millisecond of work, one by RSA a whole; and
+//! closing the connection of a client that floods is a twentieth of one.
 //!
 //! worker -> queue (bounded) -> helper, which has a core only while nobody else wants it -> worker goes on
 //!        -> itself, in its own turn, what finds the queue full or has not been begun within [`PATIENCE`]; what has been begun and not ended has the worker's core
 
 use std::{
     io,
+    net::TcpStream,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -142,6 +144,20 @@ impl Helper {
         }
         outcome.await.map_or(Done::Panicked, Done::By)
     }
+
+    /// Closes the connection of a client that costs much; waits until that is done. What the kernel keeps for one that floods takes it some tens of microseconds to
+    /// give back, and to tell the client so.
+    pub(super) async fn close(&self, stream: TcpStream) {
+        let (open, closed) = oneshot::channel::<()>();
+        let work: Work = Box::new(move || {
+            drop(stream);
+            drop(open);
+        });
+        let job = Job { stage: Mutex::new(Stage::Waiting(work)), ended: Condvar::new() };
+        // Where the queue is full it is closed here, since nobody has it any more.
+        drop(self.jobs.try_send(Arc::new(job)));
+        closed.await.ok();
+    }
 }
 
 fn patience(costly: Option<Duration>) -> Duration {
@@ -165,7 +181,7 @@ fn help(queue: &Receiver<Arc<Job>>, cpu_micros: &AtomicU64) {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc::channel, thread::current};
+    use std::{io::Read as _, sync::mpsc::channel, thread::current};
 
     use super::*;
 
@@ -215,6 +231,42 @@ mod tests {
             by = helper.run(name, || true, None).await;
         }
         assert_eq!(by, Done::By(Some("helper".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_by_the_helper_and_at_once_where_that_has_too_much_to_do() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let pair = || {
+            let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+            (near, listener.accept().expect("it has come").0)
+        };
+        let is_closed = |mut near: &TcpStream| near.read(&mut [0]).is_ok_and(|count| count == 0);
+        let helper = helper();
+        let (near, far) = pair();
+        helper.close(far).await;
+        assert!(is_closed(&near));
+        let (go_on, wait) = channel::<()>();
+        let mut held = std::pin::pin!(helper.run(move || wait.recv().is_ok(), || true, None));
+        assert!(futures_util::poll!(&mut held).is_pending());
+        let mut waiting = Vec::new();
+        loop {
+            let (near, far) = pair();
+            let mut closing = Box::pin(helper.close(far));
+            if futures_util::poll!(&mut closing).is_ready() {
+                assert!(is_closed(&near));
+                break;
+            }
+            near.set_nonblocking(true).expect("set");
+            assert!(!is_closed(&near), "it waits");
+            near.set_nonblocking(false).expect("set");
+            waiting.push((near, closing));
+            assert!(waiting.len() <= QUEUE_MAX, "no more wait than there is room for");
+        }
+        go_on.send(()).expect("it waits");
+        for (near, closing) in waiting {
+            closing.await;
+            assert!(is_closed(&near));
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use hyper::{
     server::conn::http2::Builder,
     service::service_fn,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::yield_now, time::timeout};
 
 use super::{
     Config,
@@ -33,15 +33,13 @@ use super::{
     exchange::{Exchange, words_of},
     frames::Frames,
     handler::Handler,
-    http1::{Desk, give_way, head::BadHead},
+    http1::{Desk, give_way, head::BadHead, turn_bytes},
     secure::Secure,
     turns::{Turns, in_turn},
     wire::Wire,
 };
 use crate::sys::{Phase, phase::stopping};
 
-/// Bytes sent to one client before the worker looks after the others.
-const TURN_BYTES: usize = 256 << 10;
 /// Bytes read from one client before it does so too: room for a hundred requests, or for some hundred frames that ask for nothing. Of one that was not served yet, or
 /// costs more than it gets, enough for what a client begins with in two turns: each request that is reset at once takes some microseconds.
 const TURN_READ: usize = 8 << 10;
@@ -65,7 +63,7 @@ pub(super) async fn serve(
     let handler = desk.handler();
     let wire = Rc::new(RefCell::new(Turn {
         wire,
-        left: TURN_BYTES,
+        left: 0,
         unread: TURN_READ,
         frames: Frames::new(&handler.config.http2),
         flooded: false,
@@ -76,7 +74,7 @@ pub(super) async fn serve(
     let multiplexed = Multiplexed { turn: Rc::clone(&wire), connection: Rc::clone(&connection) };
     let mut serving = pin!(builder.serve_connection(multiplexed, service));
     let mut drained = pin!(stopping(&mut phase).fuse());
-    let mut is_draining = false;
+    let (mut is_draining, mut begins) = (false, true);
     let served = poll_fn(|cx| {
         if !is_draining && drained.as_mut().poll(cx).is_ready() {
             is_draining = true;
@@ -84,7 +82,9 @@ pub(super) async fn serve(
         }
         {
             let mut turn = wire.borrow_mut();
-            (turn.left, turn.unread) = (TURN_BYTES, turn_read(&connection));
+            turn.left = usize::try_from(turn_bytes(&connection)).unwrap_or(usize::MAX);
+            turn.unread = turn_read(&connection, begins);
+            begins = false;
         }
         let ended = serving.as_mut().poll(cx);
         // What this turn has encrypted leaves with it.
@@ -96,6 +96,15 @@ pub(super) async fn serve(
         ended.map_err(io::Error::other)
     })
     .await;
+    if connection.comes_last() && (wire.borrow().flooded || served.is_err()) {
+        if wire.borrow().flooded {
+            turns.flooded(&connection);
+        }
+        // It has had its last word on another connection. What viewers may come behind is this turn or that in which all is given back.
+        wire.borrow_mut().wire.break_off();
+        yield_now().await;
+        return served;
+    }
     if wire.borrow().flooded {
         turns.flooded(&connection);
         let finished = poll_fn(|cx| wire.borrow_mut().wire.poll_finish(cx));
@@ -108,8 +117,13 @@ pub(super) async fn serve(
     Ok(())
 }
 
-fn turn_read(connection: &Connection) -> usize {
-    if connection.account.is_served() && !connection.comes_last() { TURN_READ } else { TURN_READ_FIRST }
+fn turn_read(connection: &Connection, begins: bool) -> usize {
+    match connection.comes_last() {
+        // What the server says first is a turn of its own.
+        true if begins => 0,
+        false if connection.account.is_served() => TURN_READ,
+        _ => TURN_READ_FIRST,
+    }
 }
 
 /// Reads and drops what still comes, for no longer and no more than is allowed: a client goes on telling what it may be sent, and
@@ -222,7 +236,9 @@ impl Read for Multiplexed {
         if let Err(flood) = turn.frames.came(&bytes[..count]) {
             turn.flooded = true;
             // Now, since hyper says no more once reading has failed; a client that takes nothing need not be told.
-            if let Some(farewell) = turn.frames.farewell() {
+            if !self.connection.comes_last()
+                && let Some(farewell) = turn.frames.farewell()
+            {
                 let told = turn.wire.poll_gather(cx, &[IoSlice::new(&farewell)]);
                 tracing::trace!(?told, "a client is sent away");
             }

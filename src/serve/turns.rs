@@ -63,6 +63,8 @@ const REST_MAX: i64 = 10_000_000;
 const QUIET: Duration = Duration::from_millis(100);
 /// Clients that have flooded of whom that is remembered when they leave; of more, the last.
 const FLOODS_MAX: usize = 256;
+/// Percent of its time that a worker has something to do below which turns are short.
+const SHORT_BELOW: u32 = 60;
 /// Most who are called at once.
 const CALLS_MAX: i64 = 1000;
 
@@ -84,6 +86,8 @@ pub(super) struct Turns {
     load: Cell<Load>,
     /// Turns that were had.
     had: Cell<u64>,
+    /// Whether turns had better be short.
+    short: Cell<bool>,
     /// What each client that is here has taken.
     clients: RefCell<HashMap<u128, Weak<Together>>>,
     /// Of clients that have flooded, whether they are here or not.
@@ -175,6 +179,11 @@ impl Turns {
     pub(super) fn set_client_percent(&self, percent: u8) {
         let most = if percent >= 100 { u64::MAX } else { WINDOWS * u64::from(percent) / 100 };
         self.client_most.set(most);
+    }
+
+    /// The worker has `worked` for so much of the time that has `elapsed`: with some to spare it has more and shorter turns.
+    pub(super) fn set_worked(&self, worked: Duration, elapsed: Duration) {
+        self.short.set(worked * 100 < elapsed * SHORT_BELOW);
     }
 
     /// Nanoseconds in two windows above which a connection takes too much.
@@ -399,7 +408,7 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
         }
         let called = ticket.take().and_then(|ticket| ticket.called());
         connection.end_wait(called.map(|(waited, _)| waited).unwrap_or_default());
-        connection.begin_turn(turns.had.replace(turns.had.get() + 1));
+        connection.begin_turn(turns.had.replace(turns.had.get() + 1), turns.short.get());
         let polled = task.as_mut().poll(cx);
         // The end of a response has looked at the clock already.
         let ended = if connection.looked() == begun { Instant::now() } else { connection.looked() };

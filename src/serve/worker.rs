@@ -198,6 +198,7 @@ async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
         let (late, elapsed) = (at.saturating_duration_since(due), at - last);
         let before = std::mem::replace(&mut busy, runtime.worker_total_busy_duration(0));
         let worked = busy.saturating_sub(before);
+        shared.turns.set_worked(worked, elapsed);
         let [late, late_called] = [late, shared.turns.wait_of_late()].map(|late| own_delay(late, elapsed, worked));
         delay.add(late, elapsed);
         called.add(late_called, elapsed);
@@ -303,10 +304,11 @@ impl Shared {
         connection.set_socket(Some(&stream));
         self.sweeper.add(&stream, &connection);
         let shared = Rc::clone(self);
+        let kept = (counted, Rc::clone(&stream), Rc::clone(&connection));
         // Two kinds of tasks: a plain connection does not pay for the size of the other's.
         match scheme {
-            Scheme::Http => self.spawn(counted, Rc::clone(&connection), shared.serve_plain(stream, connection)),
-            Scheme::Https => self.spawn(counted, Rc::clone(&connection), shared.serve_secure(stream, connection)),
+            Scheme::Http => self.spawn(kept, shared.serve_plain(stream, connection)),
+            Scheme::Https => self.spawn(kept, shared.serve_secure(stream, connection)),
         }
     }
 
@@ -336,12 +338,11 @@ impl Shared {
 
     fn spawn(
         self: &Rc<Self>,
-        counted: Counted,
-        connection: Rc<Connection>,
+        (counted, stream, connection): (Counted, Rc<TcpStream>, Rc<Connection>),
         serving: impl Future<Output = io::Result<()>> + 'static,
     ) {
         let (metrics, client) = (Arc::clone(&self.metrics), connection.peer);
-        let serving = in_turn(Rc::clone(&self.turns), connection, serving);
+        let serving = in_turn(Rc::clone(&self.turns), Rc::clone(&connection), serving);
         tokio::task::spawn_local(async move {
             match AssertUnwindSafe(serving).catch_unwind().await {
                 Ok(Ok(())) => {}
@@ -354,6 +355,12 @@ impl Shared {
                     metrics.panicked();
                     tracing::error!(%client, "a request panicked; its connection is closed");
                 }
+            }
+            if connection.comes_last()
+                && let Some(helper) = &counted.shared.helper
+                && let Ok(Ok(stream)) = Rc::try_unwrap(stream).map(TcpStream::into_std)
+            {
+                helper.close(stream).await;
             }
             drop(counted);
         });

@@ -26,7 +26,7 @@ use http::{
 };
 use tokio::time::{sleep, timeout};
 
-pub(in crate::serve) use self::sending::give_way;
+pub(in crate::serve) use self::sending::{give_way, turn_bytes};
 use self::{
     head::{BadHead, Head, Scan},
     sending::{Sending, TURN_BYTES},

@@ -18,8 +18,8 @@ pub(super) const TURN_BYTES: u64 = 256 << 10;
 /// The same to one beside whom nobody wanted anything of late: each turn costs a call, and the kernel's work that runs beside it. Whoever comes meanwhile waits
 /// for some 0.15 ms, once.
 const TURN_BYTES_ALONE: u64 = 1 << 20;
-/// The same to one that does not go first: about what it costs to answer a viewer, who may come meanwhile.
-const TURN_BYTES_CALLED: u64 = 64 << 10;
+/// The same to one that does not go first, or where the worker has time to spare for more calls: about what it costs to answer a viewer, who may come meanwhile.
+const TURN_BYTES_SHORT: u64 = 64 << 10;
 /// What is left of a turn that is not worth a call.
 const TURN_REST: usize = 16 << 10;
 
@@ -43,11 +43,12 @@ pub(in crate::serve) fn give_way(cx: &mut Context<'_>) {
 }
 
 /// Bytes that may go to a client before the worker looks after the others.
-fn turn_bytes(connection: &Connection) -> u64 {
+pub(in crate::serve) fn turn_bytes(connection: &Connection) -> u64 {
     match (connection.waited.get().is_zero(), connection.is_alone()) {
-        (false, _) => TURN_BYTES_CALLED,
+        (false, _) => TURN_BYTES_SHORT,
         // Encrypting takes three times as long.
         (true, true) if !connection.secure.get() => TURN_BYTES_ALONE,
+        (true, false) if connection.has_short_turn() => TURN_BYTES_SHORT,
         (true, _) => TURN_BYTES,
     }
 }
@@ -133,5 +134,34 @@ impl Sending {
             self.turn += sent as u64;
             self.took(sent - of_head);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::Cell,
+        net::{Ipv4Addr, SocketAddr},
+        rc::Rc,
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn turns_are_short_where_there_is_time_for_more_of_them_and_long_where_nobody_else_wants_any() {
+        let whose = (SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), 0, None);
+        let connection = Connection::new(whose, None, Metrics::new(1).worker(0), Rc::new(Cell::new(1)));
+        let of = |number: u64, short: bool| {
+            connection.begin_turn(number, short);
+            turn_bytes(&connection)
+        };
+        assert_eq!([of(1, false), of(10, true), of(20, false)], [TURN_BYTES, TURN_BYTES_SHORT, TURN_BYTES]);
+        assert_eq!([of(21, true), of(22, true)], [TURN_BYTES_SHORT, TURN_BYTES_ALONE], "three in a row");
+        connection.secure.set(true);
+        assert_eq!([of(23, true), of(30, true)], [TURN_BYTES, TURN_BYTES_SHORT]);
+        connection.end_wait(Duration::from_micros(1));
+        assert_eq!([of(31, false), of(32, false), of(33, false)], [TURN_BYTES_SHORT; 3], "it does not go first");
     }
 }
