@@ -6,6 +6,7 @@
 //! The appliance has one core; honest load and hostile process share the other. The kernel runs the hostile process there whenever the load has
 //! nothing to do, and at no other time (SCHED_IDLE against a nice value of -20), so that what is measured is what the appliance suffers and not what the
 //! load does.
+//! The appliance's core never sleeps: another process of that kind is on it. A host can take a sleeping core of a virtual machine from it and be late to give it back, by 0.1 ms and more for one request of a hundred.
 //! Viewers ask without a pause, while quiet and flooded phases follow each other, so fast that a machine that slows down slows both. In all phases two such processes flood, and a neighbour works on their core; in a quiet phase
 //! both flood another appliance, which runs where they do and whenever they do, in a flooded one of the two floods the one that serves the viewers instead. That is all that phases differ by: cores that share
 //! what is inside of one, as two of a virtual machine may, slow each other down by what they do (a fifth and more), and one that rests wakes up late. A first row has no flood at all: what it grows by is what all the others may be wrong by.
@@ -25,7 +26,7 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
@@ -123,6 +124,9 @@ fn root_file() -> Option<PathBuf> {
 }
 
 fn main() -> Fallible<()> {
+    if flag("awake") {
+        return stay_awake();
+    }
     if let Some(name) = values("flood").first() {
         let target = |text: &String| -> Fallible<Target> {
             let (http, https) = text.split_once(',').ok_or("two addresses")?;
@@ -179,6 +183,7 @@ fn main() -> Fallible<()> {
         Protocol::Http1
     };
     go_first();
+    let _awake = Awake::start()?;
     let bench = Bench { plan: &plan, appliance: &appliance, decoy: &decoy, protocol, root: &root };
     let (text, failed) = bench.run()?;
     println!("\n{text}");
@@ -480,6 +485,35 @@ impl Drop for Hostile {
         drop(self.says.take());
         drop(self.child.wait());
     }
+}
+
+/// A process that has the appliance's core whenever nobody else wants it, so that this never sleeps; ended when dropped.
+struct Awake(Child);
+
+impl Awake {
+    fn start() -> Fallible<Self> {
+        let mut command = Command::new("chrt");
+        command.args(["--idle", "0"]).arg(std::env::current_exe()?).arg("--awake").stdin(Stdio::piped());
+        Ok(Self(cores::spawn_server(&mut command)?))
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        drop(self.0.wait());
+    }
+}
+
+/// Gives way to whoever wants its core, again and again, until nobody is there any more who has started it.
+fn stay_awake() -> Fallible<()> {
+    thread::spawn(|| {
+        loop {
+            thread::yield_now();
+        }
+    });
+    io::copy(&mut io::stdin().lock(), &mut io::sink())?;
+    Ok(())
 }
 
 /// Bytes of memory that are a process's own.
