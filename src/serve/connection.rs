@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     rc::{Rc, Weak},
     sync::Arc,
-    task::Context,
+    task::{Context, Waker},
     time::{Duration, Instant},
 };
 
@@ -71,6 +71,9 @@ pub(super) struct Connection {
     short: Cell<bool>,
     /// Since when it waits for its turn; zero: it does not.
     waits_since: Cell<u64>,
+    /// Whom to wake where its client leaves meanwhile, and whether it has.
+    waiter: RefCell<Option<Waker>>,
+    left: Cell<bool>,
     /// Its socket as long as the kernel may be told to wake nobody for what comes on it, and whether it was.
     socket: RefCell<Weak<TcpStream>>,
     held: Cell<bool>,
@@ -114,6 +117,9 @@ pub(super) struct Pace {
 const KNOWN: u64 = 1 << 20;
 /// Bytes that come while it waits for a turn that is far away, short of which the worker is not woken: a quarter of what the smallest buffers hold by default, so that none grows for it.
 const HELD: i32 = 32 << 10;
+/// Turns that come in a row to who is not alone.
+const ROW: u8 = 2;
+const ROW_SHORT: u8 = 100;
 /// Milliseconds without a byte of a response after which it is taken that none is waiting to be allowed out; and of waiting for a turn after
 /// which it is not the client that is late.
 const SETTLED: u64 = 1000;
@@ -137,6 +143,8 @@ impl Connection {
             row: Cell::new((u64::MAX, 0)),
             short: Cell::new(false),
             waits_since: Cell::new(0),
+            waiter: RefCell::default(),
+            left: Cell::new(false),
             socket: RefCell::default(),
             held: Cell::new(false),
             since_millis: Cell::new(now_millis.get()),
@@ -177,9 +185,22 @@ impl Connection {
         self.looked.set(now);
     }
 
-    /// It is ready, and waits for its turn from now on.
-    pub(super) fn begin_wait(&self) {
+    /// It is ready, and waits for its turn from now on; `waker` is for when its client [leaves](Self::leave).
+    pub(super) fn begin_wait(&self, waker: &Waker) {
         self.waits_since.set(self.now());
+        *self.waiter.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Its client has left while it waits for its turn, which it needs no more; who is to be woken for that.
+    pub(super) fn leave(&self) -> Option<Waker> {
+        let waiter = self.waiter.borrow_mut().take()?;
+        self.left.set(true);
+        Some(waiter)
+    }
+
+    /// Whether its client has left while it waits for its turn.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.get()
     }
 
     /// It waits still. Where its client costs much that is for long, and what comes after the first bytes wakes nobody: an event of epoll for each of ten thousand packets a
@@ -198,6 +219,7 @@ impl Connection {
     /// Its turn has come after it has `waited`: of a wait that was long nothing counts as the client's time.
     pub(super) fn end_wait(&self, waited: Duration) {
         self.waits_since.set(0);
+        self.waiter.borrow_mut().take();
         self.waited.set(waited);
         let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         if millis >= SETTLED {
@@ -222,9 +244,10 @@ impl Connection {
         self.row.set((number + 1, if after == number { row.saturating_add(1) } else { 0 }));
     }
 
-    /// Whether nobody else had a turn of late. Of two who always want one, each has two in a row at times.
+    /// Whether nobody else had a turn of late: in more than two in a row, since of two who always want one each has that at times; in more than a hundred where there is time to spare, since
+    /// others who come some thousand times a second may not have wanted any for a moment.
     pub(super) fn is_alone(&self) -> bool {
-        self.row.get().1 >= 2
+        self.row.get().1 >= if self.short.get() { ROW_SHORT } else { ROW }
     }
 
     /// Whether its turn had better be short: who comes meanwhile waits for less.

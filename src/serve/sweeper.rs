@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::{Rc, Weak},
+    task::Waker,
     time::Duration,
 };
 
@@ -16,7 +17,10 @@ use super::{
     Config,
     connection::{Connection, Doing},
 };
-use crate::{sys::socket, telemetry::metrics::CloseReason};
+use crate::{
+    sys::socket::{self, PeerEnd},
+    telemetry::metrics::CloseReason,
+};
 
 /// How often each connection is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -163,26 +167,32 @@ impl Sweeper {
         }
     }
 
-    /// Looks at so many connections that each is looked at once a second, `elapsed` after the last time; forgets those that have ended.
-    pub(super) fn sweep(&self, deadlines: &Deadlines, elapsed: Duration) {
+    /// Looks at so many connections that each is looked at once a second, `elapsed` after the last time; forgets those that have ended. Tells whom to wake, one
+    /// after the other, since its client has left while it waits for its turn.
+    pub(super) fn sweep(&self, deadlines: &Deadlines, elapsed: Duration) -> Vec<Waker> {
+        let mut left = Vec::new();
         self.handshakes.borrow_mut().retain(|(_, connection)| goes_on(connection));
         let mut connections = self.connections.borrow_mut();
         let mut round = self.round.get();
         if round.at >= connections.len() {
             round = Round::default();
         }
-        let Round { mut at, left } = round;
-        for _ in 0..due(connections.len() - at, elapsed, left) {
+        let Round { mut at, left: time_left } = round;
+        for _ in 0..due(connections.len() - at, elapsed, time_left) {
             let Some((stream, connection)) = connections.get(at) else { break };
             if let Some(stream) = stream.upgrade() {
                 look_at(&stream, connection, deadlines);
+                if connection.waits_long() && has_left(&stream, connection) {
+                    left.extend(connection.leave());
+                }
                 at += 1;
             } else {
                 // In its place comes the last, which is next.
                 connections.swap_remove(at);
             }
         }
-        self.round.set(Round { at, left: left.saturating_sub(elapsed) });
+        self.round.set(Round { at, left: time_left.saturating_sub(elapsed) });
+        left
     }
 
     /// Closes up to `count` connections on which nothing is under way: those that have been idle for longest, and not those that
@@ -251,6 +261,24 @@ fn look_at(stream: &TcpStream, connection: &Connection, deadlines: &Deadlines) {
             CloseReason::IdleTimeout | CloseReason::Overload => send_away(stream, connection, reason),
             _ => close(stream, connection, reason),
         }
+    }
+}
+
+/// Whether nobody is there any more to be answered. A client that has closed its half only may wait for an answer to what it has asked before: not where all that has come was answered, nor
+/// within TLS of which it has not seen the beginning. With several exchanges under way it is for each of them to find out.
+fn has_left(stream: &TcpStream, connection: &Connection) -> bool {
+    if connection.is_multiplexed() || connection.closing.get().is_some() {
+        return false;
+    }
+    let has_asked = || {
+        let may_be_unread = !matches!(connection.doing(), Doing::Fresh | Doing::Idle) || connection.secure.get();
+        may_be_unread || rustix::io::ioctl_fionread(stream).is_ok_and(|unread| unread > 0)
+    };
+    let is_greeting = connection.secure.get() && connection.sent() == 0;
+    match socket::peer_end(stream) {
+        Ok(PeerEnd::Gone) => true,
+        Ok(PeerEnd::Half) => is_greeting || !has_asked(),
+        Ok(PeerEnd::There) | Err(_) => false,
     }
 }
 
@@ -361,13 +389,13 @@ mod tests {
     fn who_waits_for_its_turn_is_not_late() {
         let (connection, now) = connection();
         now.set(now.get() + 9_000);
-        connection.begin_wait();
+        connection.begin_wait(Waker::noop());
         now.set(now.get() + 20_000);
         assert_eq!(DEADLINES.verdict(&connection, || 0), None, "we have not read what it sent");
         connection.end_wait(Duration::from_secs(20));
         // What trickles in is ready again and again, and waits for a moment each time.
         for late in [None, Some(CloseReason::HeaderTimeout)] {
-            connection.begin_wait();
+            connection.begin_wait(Waker::noop());
             now.set(now.get() + 900);
             assert_eq!(
                 DEADLINES.verdict(&connection, || 0),
@@ -380,7 +408,7 @@ mod tests {
         connection.begin(Doing::Responding);
         connection.set_blocked();
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
-        connection.begin_wait();
+        connection.begin_wait(Waker::noop());
         now.set(now.get() + 100_000);
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
         connection.end_wait(Duration::from_secs(100));

@@ -64,7 +64,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Clients that have flooded of whom that is remembered when they leave; of more, the last.
 const FLOODS_MAX: usize = 256;
 /// Percent of its time that a worker has something to do below which turns are short.
-const SHORT_BELOW: u32 = 60;
+const SHORT_BELOW: u32 = 80;
 /// Most who are called at once.
 const CALLS_MAX: i64 = 1000;
 
@@ -193,14 +193,13 @@ impl Turns {
         SHARES * (nanos[0] + nanos[1]) / connections[0].max(connections[1]).max(1)
     }
 
-    fn wait(&self, connection: &Connection, waker: &Waker) -> Rc<Ticket> {
+    fn wait(&self, connection: &Connection, waker: &Waker) -> Ticket {
         connection.metrics.waits(match (connection.comes_last(), connection.account.is_served()) {
             (true, _) => Waits::Costly,
             (false, true) => Waits::Heavy,
             (false, false) => Waits::Newcomer,
         });
-        let ticket = Rc::new(Ticket::new(waker.clone(), connection.looked()));
-        self.waiting.borrow_mut().add(connection, &ticket);
+        let ticket = self.waiting.borrow_mut().add(connection, (waker.clone(), connection.looked()));
         if let Some(caller) = self.caller.borrow_mut().take() {
             caller.wake();
         }
@@ -215,7 +214,9 @@ impl Turns {
         (most, longest, plenty): (usize, Duration, bool),
         now_millis: u64,
     ) -> bool {
-        let Some((count, since, costly)) = self.waiting.borrow().of((prefix, true), now_millis) else { return false };
+        let Some((count, since, costly)) = self.waiting.borrow_mut().of((prefix, true), now_millis) else {
+            return false;
+        };
         let longest = match (costly, plenty) {
             (false, _) => longest,
             (true, false) => longest * CROWD_COSTLY,
@@ -235,6 +236,17 @@ impl Turns {
         let (last, several) = self.client.get();
         self.client.set((client, several || last != client));
         self.least.set(Some(self.least.get().map_or(waited, |least| least.min(waited))));
+    }
+
+    /// Who is to be woken since its client has left is so one after the other: giving back what a connection has takes some microseconds, and there may be thousands.
+    pub(super) fn let_go(&self, left: Vec<Waker>) {
+        if left.is_empty() {
+            return;
+        }
+        self.waiting.borrow_mut().left.extend(left);
+        if let Some(caller) = self.caller.borrow_mut().take() {
+            caller.wake();
+        }
     }
 
     /// Waits until somebody waits of whom `is` tells that it is who is wanted.
@@ -347,7 +359,7 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
     let (mut last, mut owed, mut mean) = (Instant::now(), 0_i64, TURN);
     let mut owed_costly = 0_i64;
     loop {
-        turns.somebody(|waiting| !waiting.is_empty() || waiting.costly_first().is_some()).await;
+        turns.somebody(|waiting| waiting.wants_a_round() || waiting.costly_first().is_some()).await;
         // First those who go first and of whom the kernel has news.
         yield_now().await;
         let now = Instant::now();
@@ -368,6 +380,10 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
             (!waiting.is_empty(), waiting.costly_first())
         };
         let clock = (now, now_millis.get());
+        let left = turns.waiting.borrow_mut().left.pop_front();
+        if let Some(left) = left {
+            left.wake();
+        }
         if others {
             for _ in 0..calls(owed, mean) {
                 turns.call(false, clock);
@@ -379,15 +395,15 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
         } else if !others {
             let rest = (-owed_costly * 1000 / i64::from(costly.max(1))).clamp(0, REST_MAX);
             let over = pin!(sleep(Duration::from_nanos(rest.unsigned_abs())));
-            select(over, pin!(turns.somebody(|waiting| !waiting.is_empty()))).await;
+            select(over, pin!(turns.somebody(Waiting::wants_a_round))).await;
         }
     }
 }
 
-/// Polls a task of a connection when it is its turn; `connection.waited` says how long it has waited for that.
-pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connection>, task: F) -> F::Output {
+/// Polls a task of a connection when it is its turn; `connection.waited` says how long it has waited for that. Nothing where its client leaves meanwhile.
+pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connection>, task: F) -> Option<F::Output> {
     let mut task = pin!(task);
-    let mut ticket: Option<Rc<Ticket>> = None;
+    let mut ticket: Option<Ticket> = None;
     poll_fn(|cx: &mut Context<'_>| {
         let begun = Instant::now();
         connection.look(begun);
@@ -395,10 +411,11 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
             match &ticket {
                 None => {
                     ticket = Some(turns.wait(&connection, cx.waker()));
-                    connection.begin_wait();
+                    connection.begin_wait(cx.waker());
                     connection.hold(cx);
                     return Poll::Pending;
                 }
+                Some(_) if connection.has_left() => return Poll::Ready(None),
                 Some(ticket) if ticket.called().is_none() => {
                     connection.hold(cx);
                     return Poll::Pending;
@@ -422,7 +439,7 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
         if called.is_none_or(|(_, costly)| !costly) {
             turns.served(connection.prefix, ended);
         }
-        polled
+        polled.map(Some)
     })
     .await
 }

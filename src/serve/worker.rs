@@ -219,7 +219,8 @@ async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
         shared.now_millis.set(now);
         shared.pulse.fetch_add(1, Ordering::Relaxed);
         let deadlines = Deadlines::new(&handler.config);
-        shared.sweeper.sweep(&deadlines.while_overloaded(handler.shedding.is_on()), elapsed);
+        let left = shared.sweeper.sweep(&deadlines.while_overloaded(handler.shedding.is_on()), elapsed);
+        shared.turns.let_go(left);
         if u128::from(now - last_second) >= EVERY_SECOND.as_millis() {
             last_second = now;
             shared.make_room(&handler.config);
@@ -302,6 +303,7 @@ impl Shared {
         let connection = Connection::new(whose, client, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
         let stream = Rc::new(stream);
         connection.set_socket(Some(&stream));
+        connection.secure.set(scheme == Scheme::Https);
         self.sweeper.add(&stream, &connection);
         let shared = Rc::clone(self);
         let kept = (counted, Rc::clone(&stream), Rc::clone(&connection));
@@ -345,8 +347,9 @@ impl Shared {
         let serving = in_turn(Rc::clone(&self.turns), Rc::clone(&connection), serving);
         tokio::task::spawn_local(async move {
             match AssertUnwindSafe(serving).catch_unwind().await {
-                Ok(Ok(())) => {}
-                Ok(Err(err)) => {
+                // The client has had its answers, or left while it waited for its turn.
+                Ok(None | Some(Ok(()))) => {}
+                Ok(Some(Err(err))) => {
                     // Clients that hang up, and those that write no HTTP, are everyday; the error says which.
                     tracing::debug!(%client, error = %err, "connection ended");
                     metrics.connection_error();
@@ -380,13 +383,13 @@ impl Shared {
         let config = Arc::clone(&self.desk.handler().config);
         let handshakes_max = config.tls.handshakes_max.div_ceil(self.workers);
         connection.set_handout_max(config.tls.write_buffer.0);
-        connection.secure.set(true);
         connection.begin(Doing::Handshake);
         self.sweeper.begin_handshake(&stream, &connection, handshakes_max);
+        let under_way = UnderWay(&self.sweeper, &connection);
         let session = Session::new(Arc::clone(server));
         let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, &config);
         let shaken = wire.handshake(self.helper.as_ref(), config.tls.handshake_timeout).await;
-        self.sweeper.end_handshake(&connection);
+        drop(under_way);
         self.metrics.handshake(outcome(&shaken, connection.closing.get()));
         if shaken.is_ok() && connection.comes_last() {
             // What viewers may come behind is one of the two, and not both.
@@ -437,6 +440,15 @@ impl Shared {
             tracing::warn!(connections = self.here.get(), "drain timeout is over; responses are cut");
             self.sweeper.close_all();
         }
+    }
+}
+
+/// A handshake goes on until this is dropped.
+struct UnderWay<'a>(&'a Sweeper, &'a Connection);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.end_handshake(self.1);
     }
 }
 

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 /// The descriptors that the service manager has left open for this process (`sd_listen_fds(3)`), once a process: later calls give none.
 ///
 /// # Errors
@@ -89,6 +91,34 @@ pub fn wake_at(socket: impl AsFd, bytes: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How much of the other end of a connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerEnd {
+    /// Nothing that is known.
+    There,
+    /// It sends nothing more (FIN), and may still read.
+    Half,
+    /// It has reset the connection, or both halves are closed.
+    Gone,
+}
+
+/// What the kernel knows of the other end by now (`POLLRDHUP`, `POLLHUP`, `POLLERR` of `poll(2)`), without a wait.
+///
+/// # Errors
+/// As of `poll(2)`.
+pub fn peer_end(socket: impl AsFd) -> io::Result<PeerEnd> {
+    let mut polled = [PollFd::new(&socket, PollFlags::RDHUP)];
+    poll(&mut polled, Some(&Timespec::default()))?;
+    let found = polled[0].revents();
+    Ok(if found.intersects(PollFlags::HUP | PollFlags::ERR) {
+        PeerEnd::Gone
+    } else if found.contains(PollFlags::RDHUP) {
+        PeerEnd::Half
+    } else {
+        PeerEnd::There
+    })
+}
+
 /// What the calling thread had to wait for the disk for, instead of somebody else.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskWaits {
@@ -110,4 +140,40 @@ pub fn disk_waits_of_this_thread() -> DiskWaits {
     let usage = unsafe { usage.assume_init() };
     let count = |number: libc::c_long| u64::try_from(number).unwrap_or(0);
     DiskWaits { major_faults: count(usage.ru_majflt), blocks_read: count(usage.ru_inblock) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        net::{Shutdown, TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[test]
+    fn it_is_known_how_much_of_the_other_end_is_gone() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let pair = || {
+            let far = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+            (listener.accept().expect("it has come").0, far)
+        };
+        // What the other end does is known once the kernel has told so.
+        let told = |near: &TcpStream, flags: PollFlags| {
+            poll(&mut [PollFd::new(near, flags)], Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).expect("polled");
+            peer_end(near).expect("known")
+        };
+        let (near, mut far) = pair();
+        far.write_all(b"a").expect("written");
+        assert_eq!(told(&near, PollFlags::IN), PeerEnd::There);
+        far.shutdown(Shutdown::Write).expect("shut");
+        assert_eq!(told(&near, PollFlags::RDHUP), PeerEnd::Half);
+        near.shutdown(Shutdown::Write).expect("shut");
+        assert_eq!(told(&near, PollFlags::HUP), PeerEnd::Gone);
+        let (near, mut far) = pair();
+        far.write_all(b"a").expect("written");
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).expect("set");
+        drop(far);
+        assert_eq!(told(&near, PollFlags::HUP), PeerEnd::Gone, "whatever it has said before");
+    }
 }

@@ -132,6 +132,64 @@ fn a_client_of_whom_too_many_wait_gets_no_more_connections_and_others_do() {
     assert!(appliance.metric("oca_connections", "") < 200.0, "there is room for others");
 }
 
+/// Whose client has left while it waits needs no turn to find that out: it takes the worker more than to forget it, and would be long in coming.
+#[test]
+fn those_of_a_crowd_who_leave_make_room_at_once() {
+    let origin = Origin::start();
+    let (film, busy) = (origin.publish_new("/film.mp4", 1, 100_000), origin.publish_new(BUSY, 2, 50_000));
+    let appliance = Setup::new(&origin)
+        .workers(1)
+        .serve("connections_max = 800\ncostly_permille = 1")
+        .tables("[serve.clients]\nunlimited = [\"127.0.0.1/32\"]")
+        .environment("OCA_BUSY_AT", BUSY)
+        .start();
+    film.assert_is(0, &appliance.get("/film.mp4").body);
+    busy.assert_is(0, &appliance.get(BUSY).body);
+    let mut viewer = appliance.connect();
+    let flood: Vec<TcpStream> = (0..4).filter_map(|_| one_of_the_crowd(&appliance)).collect();
+    wait_until("it is seen what the flood costs", PATIENCE, || {
+        film.assert_is(0, &viewer.get("/film.mp4").body);
+        waited(&appliance, "costly") > 4.0
+    });
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                film.assert_is(0, &viewer.get("/film.mp4").body);
+            }
+        });
+        let ended = Over(&over);
+        let refused = || appliance.metric("oca_connections_refused_total", "");
+        let (mut crowd, before) = (Vec::new(), refused());
+        wait_until("a quarter of all wait", PATIENCE, || {
+            for number in 0..20 {
+                let mut stream = connect_from(CROWD, appliance.http());
+                if number % 2 == 0 {
+                    // It has begun to ask, and resets its connection.
+                    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("set");
+                    stream.write_all(b"GET /film").ok();
+                }
+                crowd.push(stream);
+            }
+            refused() > before
+        });
+        assert!(crowd.len() >= 190, "{} connections", crowd.len());
+        // A connection that finds itself reset in its turn ends by an error.
+        let errors = || appliance.metric("oca_connection_errors_total", "");
+        let errors_before = errors();
+        drop(crowd);
+        wait_until("they are gone", PATIENCE, || appliance.metric("oca_connections", "") < 40.0);
+        let found = errors() - errors_before;
+        assert!(found < 50.0, "{found} of nearly a hundred had a turn");
+        let refused_before = refused();
+        drop(connect_from(CROWD, appliance.http()));
+        film.assert_is(0, &appliance.get("/film.mp4").body);
+        assert!((refused() - refused_before).abs() < 0.5, "there is room");
+        drop(ended);
+    });
+    drop(flood);
+}
+
 #[test]
 fn a_network_without_limits_is_no_crowd() {
     const MANY: usize = 300;

@@ -158,10 +158,12 @@ mod tests {
             turn_bytes(&connection)
         };
         assert_eq!([of(1, false), of(10, true), of(20, false)], [TURN_BYTES, TURN_BYTES_SHORT, TURN_BYTES]);
-        assert_eq!([of(21, true), of(22, true)], [TURN_BYTES_SHORT, TURN_BYTES_ALONE], "three in a row");
+        assert_eq!([of(21, false), of(22, false)], [TURN_BYTES, TURN_BYTES_ALONE], "three in a row");
+        assert!((23..120).all(|number| of(number, true) == TURN_BYTES_SHORT), "a moment without others");
+        assert_eq!(of(120, true), TURN_BYTES_ALONE);
         connection.secure.set(true);
-        assert_eq!([of(23, true), of(30, true)], [TURN_BYTES, TURN_BYTES_SHORT]);
+        assert_eq!([of(121, true), of(130, true)], [TURN_BYTES, TURN_BYTES_SHORT]);
         connection.end_wait(Duration::from_micros(1));
-        assert_eq!([of(31, false), of(32, false), of(33, false)], [TURN_BYTES_SHORT; 3], "it does not go first");
+        assert_eq!([of(131, false), of(132, false), of(133, false)], [TURN_BYTES_SHORT; 3], "it does not go first");
     }
 }

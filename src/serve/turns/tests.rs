@@ -231,6 +231,42 @@ fn tasks_that_have_ended_keep_nobody_waiting() {
 }
 
 #[test]
+fn who_leaves_while_it_waits_needs_no_turn_and_is_no_crowd() {
+    run(async {
+        let scene = Scene::new();
+        let connections: Vec<_> = (0..=CROWD).map(|_| scene.connection(1)).collect();
+        let wait = |connection: &Rc<Connection>| {
+            let task = in_turn(Rc::clone(&scene.turns), Rc::clone(connection), std::future::ready("had its turn"));
+            tokio::task::spawn_local(task)
+        };
+        let waiting: Vec<_> = connections.iter().map(wait).collect();
+        // Only so many tasks are polled before who has yielded is.
+        for _ in 0..4 {
+            yield_now().await;
+        }
+        let is_crowd = || scene.turns.is_crowd(1, (CROWD, Duration::ZERO, true), scene.now.get());
+        assert!(is_crowd());
+        let left: Vec<_> = connections[1..].iter().filter_map(|connection| connection.leave()).collect();
+        assert_eq!(left.len(), CROWD);
+        scene.turns.let_go(left);
+        let shares = || Shares { called: 0, costly: 20 };
+        let caller = tokio::task::spawn_local(call(Rc::clone(&scene.turns), Rc::clone(&scene.now), shares));
+        for (number, one) in waiting.into_iter().enumerate() {
+            assert_eq!(one.await.expect("it ends"), (number == 0).then_some("had its turn"));
+        }
+        caller.abort();
+        assert!(!is_crowd());
+        let (one, other) = (scene.connection(1), scene.connection(1));
+        let (one, _other) = (wait(&one), wait(&other));
+        yield_now().await;
+        one.abort();
+        yield_now().await;
+        let count = scene.turns.waiting.borrow_mut().of((1, true), scene.now.get()).map(|(count, ..)| count);
+        assert_eq!(count, Some(1), "who was there before counts no more");
+    });
+}
+
+#[test]
 fn a_client_of_whom_many_wait_for_long_is_a_crowd_and_no_other_is() {
     run(async {
         let scene = Scene::new();

@@ -28,12 +28,16 @@ pub(super) struct Waiting {
     ring: VecDeque<Lane>,
     /// The same of those that cost much. One may have ceased to, or have begun to in the other.
     costly: VecDeque<Lane>,
+    /// To be woken since their client has left.
+    pub(super) left: VecDeque<Waker>,
 }
 
 /// Connections of a client that wait.
 #[derive(Debug)]
 struct Queue {
-    tickets: VecDeque<Rc<Ticket>>,
+    places: VecDeque<Rc<Place>>,
+    /// How many of them wait still.
+    count: Rc<Cell<usize>>,
     /// What its client costs; nothing that these ones pay for.
     together: Option<Rc<Together>>,
 }
@@ -44,24 +48,41 @@ impl Queue {
     }
 }
 
-/// One who waits.
+/// Where one stands who waits.
 #[derive(Debug)]
-pub(super) struct Ticket {
+struct Place {
     waker: Waker,
     since: Instant,
     /// How long it has waited, once it is called, and whether among those who cost much.
     called: Cell<Option<(Duration, bool)>>,
 }
 
-impl Ticket {
-    pub(super) fn new(waker: Waker, since: Instant) -> Self {
-        Self { waker, since, called: Cell::new(None) }
-    }
+/// What one has who waits, and whose place nobody takes; dropped by who waits no more.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    place: Rc<Place>,
+    /// How many wait with it.
+    count: Rc<Cell<usize>>,
+}
 
+impl Ticket {
     /// How long it has waited, once it is called, and whether among those who cost much.
     pub(super) fn called(&self) -> Option<(Duration, bool)> {
-        self.called.get()
+        self.place.called.get()
     }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.called().is_none() {
+            self.count.set(self.count.get() - 1);
+        }
+    }
+}
+
+/// Whether somebody waits there.
+fn is_taken(place: &Rc<Place>) -> bool {
+    Rc::strong_count(place) > 1
 }
 
 impl Waiting {
@@ -75,24 +96,42 @@ impl Waiting {
         self.costly.front().map(|(client, _)| *client)
     }
 
-    pub(super) fn add(&mut self, connection: &Connection, ticket: &Rc<Ticket>) {
-        let Self { lanes, ring, costly } = self;
+    /// Whether somebody is to be called, or to be let go, who does not cost much.
+    pub(super) fn wants_a_round(&self) -> bool {
+        !self.is_empty() || !self.left.is_empty()
+    }
+
+    /// One more waits, to be woken by `waker`, since when that says.
+    pub(super) fn add(&mut self, connection: &Connection, (waker, since): (Waker, Instant)) -> Ticket {
+        let Self { lanes, ring, costly, .. } = self;
         let lane = lane(connection);
         let queue = lanes.entry(lane).or_insert_with(|| {
             let ring = if connection.comes_last() { costly } else { ring };
             ring.push_back(lane);
-            Queue { tickets: VecDeque::new(), together: connection.together.clone().filter(|_| !lane.1) }
+            let together = connection.together.clone().filter(|_| !lane.1);
+            Queue { places: VecDeque::new(), count: Rc::default(), together }
         });
-        queue.tickets.push_back(Rc::clone(ticket));
+        // Those who have left make room before there would be more.
+        if queue.places.len() == queue.places.capacity() {
+            queue.places.retain(is_taken);
+        }
+        let place = Rc::new(Place { waker, since, called: Cell::new(None) });
+        queue.places.push_back(Rc::clone(&place));
+        queue.count.set(queue.count.get() + 1);
+        Ticket { place, count: Rc::clone(&queue.count) }
     }
 
     /// How many of a client wait, since when the first of them, and whether it costs much.
-    pub(super) fn of(&self, client: Key, now_millis: u64) -> Option<(usize, Instant, bool)> {
-        let lanes = [true, false].map(|known| self.lanes.get(&(client, known)));
-        let of =
-            |queue: &Queue| Some((queue.tickets.len(), queue.tickets.front()?.since, queue.costs_much(now_millis)));
-        let lanes = lanes.into_iter().flatten().filter_map(of);
-        lanes.reduce(|one, other| (one.0 + other.0, one.1.min(other.1), one.2 || other.2))
+    pub(super) fn of(&mut self, client: Key, now_millis: u64) -> Option<(usize, Instant, bool)> {
+        let mut of = |known: bool| {
+            let queue = self.lanes.get_mut(&(client, known))?;
+            while queue.places.front().is_some_and(|first| !is_taken(first)) {
+                queue.places.pop_front();
+            }
+            Some((queue.count.get(), queue.places.front()?.since, queue.costs_much(now_millis)))
+        };
+        let lanes = [of(true), of(false)];
+        lanes.into_iter().flatten().reduce(|one, other| (one.0 + other.0, one.1.min(other.1), one.2 || other.2))
     }
 
     /// Calls whoever is next, of those who cost much or of all others; tells the client, and how long it has waited.
@@ -107,18 +146,21 @@ impl Waiting {
                 continue;
             }
             // Tasks that have ended meanwhile have left their tickets behind.
-            let next = std::iter::from_fn(|| queue.tickets.pop_front()).find(|ticket| Rc::strong_count(ticket) > 1);
-            if queue.tickets.is_empty() {
+            let next = std::iter::from_fn(|| queue.places.pop_front()).find(is_taken);
+            if next.is_some() {
+                queue.count.set(queue.count.get() - 1);
+            }
+            if queue.places.is_empty() {
                 self.lanes.remove(&lane);
             } else if costs_much {
                 self.costly.push_back(lane);
             } else {
                 self.ring.push_back(lane);
             }
-            if let Some(ticket) = next {
-                let waited = now.saturating_duration_since(ticket.since);
-                ticket.called.set(Some((waited, costly)));
-                ticket.waker.wake_by_ref();
+            if let Some(place) = next {
+                let waited = now.saturating_duration_since(place.since);
+                place.called.set(Some((waited, costly)));
+                place.waker.wake_by_ref();
                 return Some((lane.0, waited));
             }
         }
