@@ -5,6 +5,7 @@
 //!        -> itself, in its own turn, what finds the queue full or has not been begun within [`PATIENCE`]; what has been begun and not ended has the worker's core
 
 use std::{
+    cell::Cell,
     io,
     net::TcpStream,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -36,6 +37,8 @@ const PATIENCE_COSTLY: Duration = Duration::from_secs(1);
 const PATIENCE_PARTS: u32 = 10;
 /// Pieces of work that wait for a helper: what it can begin within [`PATIENCE`]. Who finds the queue full does not wait for nothing.
 const QUEUE_MAX: usize = 128;
+/// Connections that wait to be closed, of these: handshakes wait behind them.
+const CLOSES_MAX: usize = 16;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -92,6 +95,7 @@ pub(super) enum Done<T> {
 pub(super) struct Helper {
     jobs: SyncSender<Arc<Job>>,
     cpu_micros: Arc<AtomicU64>,
+    closing: Cell<usize>,
 }
 
 impl Helper {
@@ -111,7 +115,7 @@ impl Helper {
                 help(&queue, &cpu_micros);
             }
         })?;
-        Ok(Self { jobs, cpu_micros })
+        Ok(Self { jobs, cpu_micros, closing: Cell::new(0) })
     }
 
     /// CPU time of the thread until its last piece of work.
@@ -148,15 +152,20 @@ impl Helper {
     /// Closes the connection of a client that costs much; waits until that is done. What the kernel keeps for one that floods takes it some tens of microseconds to
     /// give back, and to tell the client so.
     pub(super) async fn close(&self, stream: TcpStream) {
+        if self.closing.get() >= CLOSES_MAX {
+            return;
+        }
         let (open, closed) = oneshot::channel::<()>();
         let work: Work = Box::new(move || {
             drop(stream);
             drop(open);
         });
         let job = Job { stage: Mutex::new(Stage::Waiting(work)), ended: Condvar::new() };
+        self.closing.set(self.closing.get() + 1);
         // Where the queue is full it is closed here, since nobody has it any more.
         drop(self.jobs.try_send(Arc::new(job)));
         closed.await.ok();
+        self.closing.set(self.closing.get() - 1);
     }
 }
 
@@ -260,7 +269,7 @@ mod tests {
             assert!(!is_closed(&near), "it waits");
             near.set_nonblocking(false).expect("set");
             waiting.push((near, closing));
-            assert!(waiting.len() <= QUEUE_MAX, "no more wait than there is room for");
+            assert!(waiting.len() <= CLOSES_MAX, "no more wait than there is room for");
         }
         go_on.send(()).expect("it waits");
         for (near, closing) in waiting {

@@ -24,7 +24,7 @@ use hyper::{
     server::conn::http2::Builder,
     service::service_fn,
 };
-use tokio::{sync::watch, task::yield_now, time::timeout};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     Config,
@@ -96,13 +96,10 @@ pub(super) async fn serve(
         ended.map_err(io::Error::other)
     })
     .await;
-    if connection.comes_last() && (wire.borrow().flooded || served.is_err()) {
-        if wire.borrow().flooded {
-            turns.flooded(&connection);
-        }
-        // It has had its last word on another connection. What viewers may come behind is this turn or that in which all is given back.
+    if wire.borrow().flooded && connection.comes_last() {
+        turns.flooded(&connection);
+        // A last word, and the wait for what still comes, would be for nobody who listens.
         wire.borrow_mut().wire.break_off();
-        yield_now().await;
         return served;
     }
     if wire.borrow().flooded {

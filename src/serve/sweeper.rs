@@ -264,20 +264,18 @@ fn look_at(stream: &TcpStream, connection: &Connection, deadlines: &Deadlines) {
     }
 }
 
-/// Whether nobody is there any more to be answered. A client that has closed its half only may wait for an answer to what it has asked before: not where all that has come was answered, nor
-/// within TLS of which it has not seen the beginning. With several exchanges under way it is for each of them to find out.
+/// Whether nobody is there any more to be answered. A client that has closed its half only may wait for an answer to what it has asked before: not where it has never asked, nor
+/// within TLS of which it has not seen the beginning.
 fn has_left(stream: &TcpStream, connection: &Connection) -> bool {
-    if connection.is_multiplexed() || connection.closing.get().is_some() {
-        return false;
-    }
-    let has_asked = || {
-        let may_be_unread = !matches!(connection.doing(), Doing::Fresh | Doing::Idle) || connection.secure.get();
-        may_be_unread || rustix::io::ioctl_fionread(stream).is_ok_and(|unread| unread > 0)
+    let has_asked = || match (connection.secure.get(), connection.doing()) {
+        (true, _) => connection.sent() > 0,
+        (false, Doing::Fresh) => rustix::io::ioctl_fionread(stream).is_ok_and(|unread| unread > 0),
+        (false, _) => true,
     };
-    let is_greeting = connection.secure.get() && connection.sent() == 0;
     match socket::peer_end(stream) {
         Ok(PeerEnd::Gone) => true,
-        Ok(PeerEnd::Half) => is_greeting || !has_asked(),
+        // Ours closes that half, too.
+        Ok(PeerEnd::Half) => connection.closing.get().is_none() && !has_asked(),
         Ok(PeerEnd::There) | Err(_) => false,
     }
 }
@@ -312,7 +310,7 @@ fn close(stream: &TcpStream, connection: &Connection, reason: CloseReason) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{io::Write as _, net::SocketAddr};
 
     use super::*;
     use crate::telemetry::metrics::Metrics;
@@ -413,6 +411,45 @@ mod tests {
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
         connection.end_wait(Duration::from_secs(100));
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_and_closed_its_half_is_there_still() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let pair = |said: &[u8]| {
+            let mut far = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+            far.write_all(said).expect("written");
+            let near = listener.accept().expect("it has come").0;
+            near.set_nonblocking(true).expect("set");
+            (TcpStream::from_std(near).expect("taken over"), far)
+        };
+        let half = |said: &[u8]| {
+            let (near, far) = pair(said);
+            far.shutdown(std::net::Shutdown::Write).expect("shut");
+            (near, far)
+        };
+        // It is known once it has come, over loopback at once.
+        let left = |(near, _far): &(TcpStream, std::net::TcpStream), secure: bool, sent: u64| {
+            let (connection, _) = connection();
+            connection.secure.set(secure);
+            connection.add_sent(sent);
+            has_left(near, &connection)
+        };
+        assert!(!left(&pair(b""), false, 0));
+        assert!(left(&half(b""), false, 0), "it has never asked");
+        assert!(!left(&half(b"GET / HTTP/1.0\r\n\r\n"), false, 0), "what it asks is unread");
+        assert!(left(&half(b"\x16\x03\x01"), true, 0), "nobody agrees on a session so");
+        assert!(!left(&half(b""), true, 100), "it may have asked inside of TLS");
+        let (connection, _) = connection();
+        connection.begin(Doing::Responding);
+        assert!(!has_left(&half(b"").0, &connection), "it is answered");
+        connection.begin(Doing::Fresh);
+        connection.closing.set(Some(CloseReason::IdleTimeout));
+        assert!(!has_left(&half(b"").0, &connection), "it is sent away as its protocol has it");
+        let (near, far) = pair(b"GET / HTTP/1.0\r\n\r\n");
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).expect("set");
+        drop(far);
+        assert!(has_left(&near, &connection), "whatever it has asked");
     }
 
     #[test]

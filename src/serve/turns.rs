@@ -65,6 +65,9 @@ const QUIET: Duration = Duration::from_millis(100);
 const FLOODS_MAX: usize = 256;
 /// Percent of its time that a worker has something to do below which turns are short.
 const SHORT_BELOW: u32 = 80;
+/// So many whose clients have left are let go at once, so often: each takes some microseconds, and between them the core is for others, the helper too.
+const LEFT_AT_ONCE: usize = 4;
+const LEFT_EVERY: Duration = Duration::from_millis(1);
 /// Most who are called at once.
 const CALLS_MAX: i64 = 1000;
 
@@ -243,7 +246,7 @@ impl Turns {
         if left.is_empty() {
             return;
         }
-        self.waiting.borrow_mut().left.extend(left);
+        self.waiting.borrow_mut().add_left(left);
         if let Some(caller) = self.caller.borrow_mut().take() {
             caller.wake();
         }
@@ -357,9 +360,9 @@ pub(super) struct Shares {
 /// Calls those who wait, for as long as the worker runs; `now_millis` is its coarse clock.
 pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: impl Fn() -> Shares) {
     let (mut last, mut owed, mut mean) = (Instant::now(), 0_i64, TURN);
-    let mut owed_costly = 0_i64;
+    let (mut owed_costly, mut let_go) = (0_i64, last);
     loop {
-        turns.somebody(|waiting| waiting.wants_a_round() || waiting.costly_first().is_some()).await;
+        turns.somebody(|waiting| !waiting.is_empty() || waiting.costly_first().is_some() || waiting.left() > 0).await;
         // First those who go first and of whom the kernel has news.
         yield_now().await;
         let now = Instant::now();
@@ -380,22 +383,30 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
             (!waiting.is_empty(), waiting.costly_first())
         };
         let clock = (now, now_millis.get());
-        let left = turns.waiting.borrow_mut().left.pop_front();
-        if let Some(left) = left {
-            left.wake();
+        if now.saturating_duration_since(let_go) >= LEFT_EVERY && turns.waiting.borrow().left() > 0 {
+            let_go = now;
+            turns.waiting.borrow_mut().wake_left(LEFT_AT_ONCE);
         }
+        let has_left = turns.waiting.borrow().left() > 0;
         if others {
             for _ in 0..calls(owed, mean) {
                 turns.call(false, clock);
             }
         }
-        let Some((client, _)) = costly_first else { continue };
+        let Some((client, _)) = costly_first else {
+            if has_left && !others {
+                let somebody = pin!(turns.somebody(|waiting| !waiting.is_empty() || waiting.costly_first().is_some()));
+                select(pin!(sleep(LEFT_EVERY)), somebody).await;
+            }
+            continue;
+        };
         if costly >= 1000 || owed_costly > 0 || turns.is_quiet(client, now) {
             turns.call(true, clock);
         } else if !others {
             let rest = (-owed_costly * 1000 / i64::from(costly.max(1))).clamp(0, REST_MAX);
-            let over = pin!(sleep(Duration::from_nanos(rest.unsigned_abs())));
-            select(over, pin!(turns.somebody(Waiting::wants_a_round))).await;
+            let rest = Duration::from_nanos(rest.unsigned_abs());
+            let over = pin!(sleep(if has_left { rest.min(LEFT_EVERY) } else { rest }));
+            select(over, pin!(turns.somebody(|waiting| !waiting.is_empty()))).await;
         }
     }
 }

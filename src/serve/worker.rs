@@ -385,12 +385,12 @@ impl Shared {
         connection.set_handout_max(config.tls.write_buffer.0);
         connection.begin(Doing::Handshake);
         self.sweeper.begin_handshake(&stream, &connection, handshakes_max);
-        let under_way = UnderWay(&self.sweeper, &connection);
+        let mut under_way = UnderWay { shared: &self, connection: &connection, outcome: Handshake::Left };
         let session = Session::new(Arc::clone(server));
         let mut wire = Secure::new(Rc::clone(&stream), Rc::clone(&connection), session, &config);
         let shaken = wire.handshake(self.helper.as_ref(), config.tls.handshake_timeout).await;
+        under_way.outcome = outcome(&shaken, connection.closing.get());
         drop(under_way);
-        self.metrics.handshake(outcome(&shaken, connection.closing.get()));
         if shaken.is_ok() && connection.comes_last() {
             // What viewers may come behind is one of the two, and not both.
             yield_now().await;
@@ -443,12 +443,17 @@ impl Shared {
     }
 }
 
-/// A handshake goes on until this is dropped.
-struct UnderWay<'a>(&'a Sweeper, &'a Connection);
+/// A handshake goes on until this is dropped, and has come to that then: unless it is known better, the client has left.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    connection: &'a Connection,
+    outcome: Handshake,
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.end_handshake(self.1);
+        self.shared.sweeper.end_handshake(self.connection);
+        self.shared.metrics.handshake(self.outcome);
     }
 }
 

@@ -192,7 +192,9 @@ impl<W: Wire> Http1<W> {
                     (turn, sent) = (0, self.connection.sent());
                 } else {
                     self.connection.begin(Doing::Head);
-                    if turn >= TURN_HITS || self.connection.sent() - sent >= TURN_BYTES {
+                    if turn >= TURN_HITS
+                        || self.connection.sent() - sent >= turn_bytes(&self.connection).min(TURN_BYTES)
+                    {
                         (turn, sent) = (0, self.connection.sent());
                         tokio::task::yield_now().await;
                     }

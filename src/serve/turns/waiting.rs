@@ -29,7 +29,7 @@ pub(super) struct Waiting {
     /// The same of those that cost much. One may have ceased to, or have begun to in the other.
     costly: VecDeque<Lane>,
     /// To be woken since their client has left.
-    pub(super) left: VecDeque<Waker>,
+    left: VecDeque<Waker>,
 }
 
 /// Connections of a client that wait.
@@ -96,9 +96,20 @@ impl Waiting {
         self.costly.front().map(|(client, _)| *client)
     }
 
-    /// Whether somebody is to be called, or to be let go, who does not cost much.
-    pub(super) fn wants_a_round(&self) -> bool {
-        !self.is_empty() || !self.left.is_empty()
+    /// How many are to be woken since their client has left.
+    pub(super) fn left(&self) -> usize {
+        self.left.len()
+    }
+
+    /// These are to be.
+    pub(super) fn add_left(&mut self, left: Vec<Waker>) {
+        self.left.extend(left);
+    }
+
+    /// Wakes so many of them.
+    pub(super) fn wake_left(&mut self, count: usize) {
+        let count = count.min(self.left.len());
+        self.left.drain(..count).for_each(Waker::wake);
     }
 
     /// One more waits, to be woken by `waker`, since when that says.
@@ -114,6 +125,8 @@ impl Waiting {
         // Those who have left make room before there would be more.
         if queue.places.len() == queue.places.capacity() {
             queue.places.retain(is_taken);
+            // And do so seldom.
+            queue.places.reserve(queue.places.len() + 1);
         }
         let place = Rc::new(Place { waker, since, called: Cell::new(None) });
         queue.places.push_back(Rc::clone(&place));
