@@ -289,3 +289,25 @@ impl Write for Multiplexed {
         self.turn.borrow_mut().wire.poll_finish(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, net::SocketAddr};
+
+    use super::*;
+    use crate::{serve::account::Together, telemetry::metrics::Metrics};
+
+    #[test]
+    fn of_who_costs_much_nothing_is_read_before_it_has_had_a_turn() {
+        let (peer, now) = (SocketAddr::from(([127, 0, 0, 1], 1)), Rc::new(Cell::new(1000)));
+        let together = Rc::new(Together::default());
+        let whose = (peer, 1, Some(Rc::clone(&together)));
+        let connection = Connection::new(whose, None, Metrics::new(1).worker(0), Rc::clone(&now));
+        let reads = || (turn_read(&connection, true), turn_read(&connection, false));
+        assert_eq!(reads(), (TURN_READ_FIRST, TURN_READ_FIRST), "nothing is known of it");
+        together.flooded(now.get());
+        assert_eq!(reads(), (0, TURN_READ_FIRST));
+        connection.add_sent(1 << 20);
+        assert_eq!(reads(), (TURN_READ, TURN_READ), "whoever else floods behind its address, this is a viewer");
+    }
+}

@@ -197,11 +197,7 @@ impl Turns {
     }
 
     fn wait(&self, connection: &Connection, waker: &Waker) -> Ticket {
-        connection.metrics.waits(match (connection.comes_last(), connection.account.is_served()) {
-            (true, _) => Waits::Costly,
-            (false, true) => Waits::Heavy,
-            (false, false) => Waits::Newcomer,
-        });
+        connection.metrics.waits(why(connection));
         let ticket = self.waiting.borrow_mut().add(connection, (waker.clone(), connection.looked()));
         if let Some(caller) = self.caller.borrow_mut().take() {
             caller.wake();
@@ -342,6 +338,15 @@ impl Turns {
     }
 }
 
+/// Why a connection does not go first.
+fn why(connection: &Connection) -> Waits {
+    match (connection.comes_last(), connection.account.is_served()) {
+        (true, _) => Waits::Costly,
+        (false, true) => Waits::Heavy,
+        (false, false) => Waits::Newcomer,
+    }
+}
+
 /// How many are called before the kernel is asked again who is ready: one, or as many as there is time for that is owed to them, where a
 /// turn takes `mean`.
 fn calls(owed: i64, mean: i64) -> i64 {
@@ -426,7 +431,12 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
                     connection.hold(cx);
                     return Poll::Pending;
                 }
-                Some(_) if connection.has_left() => return Poll::Ready(None),
+                Some(ticket) if connection.has_left() => {
+                    if ticket.called().is_none() {
+                        connection.metrics.gave_up(why(&connection));
+                    }
+                    return Poll::Ready(None);
+                }
                 Some(ticket) if ticket.called().is_none() => {
                     connection.hold(cx);
                     return Poll::Pending;

@@ -327,6 +327,7 @@ pub struct WorkerMetrics {
     pub(super) connection_errors: Cell,
     pub(super) shed: [Cell; Shed::ALL.len()],
     pub(super) waits: [Cell; Waits::ALL.len()],
+    pub(super) given_up: [Cell; Waits::ALL.len()],
     pub(super) called_delay_micros: AtomicU64,
     pub(super) cpu_micros: AtomicU64,
     pub(super) queue_delay_micros: AtomicU64,
@@ -444,6 +445,11 @@ impl WorkerMetrics {
     /// A task of a connection has to wait until it is called.
     pub fn waits(&self, why: Waits) {
         self.waits[why as usize].add(1);
+    }
+
+    /// The client of a connection has left while that waited until it is called.
+    pub fn gave_up(&self, why: Waits) {
+        self.given_up[why as usize].add(1);
     }
 
     /// How long who does not go first has been waiting of late until it was called.

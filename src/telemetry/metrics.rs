@@ -335,6 +335,8 @@ impl Metrics {
         for why in Waits::ALL {
             let count = sum(&|worker| &worker.waits[why as usize]);
             families.add("oca_turns_waited_total", &[("why", why.label())], count);
+            let count = sum(&|worker| &worker.given_up[why as usize]);
+            families.add("oca_turns_given_up_total", &[("why", why.label())], count);
         }
         families.add("oca_signing_verifications_total", &[], sum(&|worker| &worker.verifications));
         families.add("oca_responses_cut_total", &[], sum(&|worker| &worker.cuts));

@@ -193,6 +193,12 @@ pub const TABLE: &[Description] = &[
         "Times that a connection had to wait for its turn, since it was not served yet or costs more than it gets (newcomer), takes more than others (heavy), or is of a client that costs much more than all of its connections get (costly).",
     ),
     metric(
+        "oca_turns_given_up_total",
+        Kind::Counter,
+        "why",
+        "Connections whose client left before their turn came, by what they waited for as above. Only those that have waited for a second are looked at, once a second.",
+    ),
+    metric(
         "oca_worker_refused_ratio",
         Kind::Gauge,
         "worker",

@@ -79,6 +79,7 @@ fn every_metric_is_moved_by_what_it_counts() {
         |looks| crate::nightly::nights_good_and_bad(&mut |text| looks.note(text)),
         |looks| crate::peers::a_site_whose_box_goes(|appliance| looks.look(appliance)),
         crate::clients::clients_of_every_kind,
+        |looks| crate::crowds::a_crowd_that_leaves(&mut |appliance| looks.look(appliance)),
         crate::overload::too_much_and_enough,
         crate::overload::room_for_connections,
     ];

@@ -101,6 +101,22 @@ fn who_is_served_waits_for_no_more_than_a_few_of_a_crowd() {
 }
 
 #[test]
+fn turns_are_short_while_the_worker_has_time_to_spare() {
+    run(async {
+        let scene = Scene::new();
+        let viewer = scene.viewer();
+        let tenth = Duration::from_millis(100);
+        for (percent, short) in [(0, true), (79, true), (80, false), (100, false), (50, true)] {
+            scene.turns.set_worked(tenth * percent / 100, tenth);
+            let seen = Rc::clone(&viewer);
+            let turn = async move { seen.has_short_turn() };
+            let had = in_turn(Rc::clone(&scene.turns), Rc::clone(&viewer), turn).await;
+            assert_eq!(had, Some(short), "{percent} % of its time it has something to do");
+        }
+    });
+}
+
+#[test]
 fn as_many_are_called_as_there_is_time_for() {
     let (turn, viewers) = (30_000, 300);
     // Rounds of 300 viewers with 30 us each: 9 ms, of which a fifth of all is owed to others.

@@ -1,12 +1,14 @@
 //! Floods and bombs that HTTP/2 made possible. Each client here breaks no rule of RFC 9113, or just one, but often.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustls::version::TLS13;
 
 use super::PATIENCE;
+use crate::clients::connect_from;
 use crate::support::{
-    Appliance, Authority, Client, Content, KeyKind, Origin, Setup,
+    Appliance, Authority, Client, Content, Cut, KeyKind, Origin, Setup,
     http2::{
-        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Http2, PING, PRIORITY, RST_STREAM, SETTINGS,
+        ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, PING, PRIORITY, RST_STREAM, SETTINGS,
         WINDOW_UPDATE, frame, head, literal,
     },
     wait_until,
@@ -187,6 +189,52 @@ fn ping_flood() {
 #[test]
 fn ping_acknowledgement_flood() {
     victim(1000, "").assert_is_a_flood(&[], &frame(PING, ACK, 0, &[7; 8]));
+}
+
+/// Who was sent away for a flood and comes back to flood again reads nothing: a last word, the wait for what still comes and what the kernel keeps of the connection would be for nobody.
+#[test]
+fn who_floods_again_is_reset_without_a_word() {
+    const FRAMES: usize = 50;
+    let victim = victim(1000, "http2.control_frames_max = 50");
+    let config = victim.authority.client(&[&TLS13], &["h2"]);
+    // The code of the last word, and whether the connection was reset. All that it sends is read, so that the kernel resets nothing by itself.
+    let flood = || {
+        let socket = connect_from("127.0.0.66", victim.appliance.https());
+        let watched = socket.try_clone().expect("a descriptor");
+        let mut client = Client::over_tls(socket, "a.test", &config).expect("a session");
+        let mut text = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        text.extend(frame(SETTINGS, 0, 0, &[]));
+        text.extend(frame(PING, 0, 0, &[7; 8]).repeat(FRAMES));
+        client.send(&text);
+        let mut code = None;
+        let mut next = || -> Result<(), Cut> {
+            let head = client.take(9)?;
+            let payload = client.take(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize)?;
+            if head[3] == GOAWAY {
+                code = Some(u32::from(payload[7]));
+            }
+            Ok(())
+        };
+        while next().is_ok() {}
+        // Of a connection that is reset both directions are over (`poll(2)`).
+        let mut watched = [PollFd::new(&watched, PollFlags::empty())];
+        poll(&mut watched, Some(&Timespec::default())).expect("polled");
+        (code, watched[0].revents().contains(PollFlags::HUP))
+    };
+    // The first is told to be calm, unless its handshake alone takes a machine so long that it counts; seconds later it would be forgotten.
+    let mut floods = 0.0;
+    wait_until("it is known again", PATIENCE, || {
+        floods += 1.0;
+        match flood() {
+            (None, true) => true,
+            told => {
+                assert_eq!(told, (Some(ENHANCE_YOUR_CALM), false));
+                false
+            }
+        }
+    });
+    wait_until("all are counted", PATIENCE, || victim.closed("flood") == floods);
+    victim.assert_serves();
 }
 
 /// CVE-2019-9515: each SETTINGS has to be answered, and may change what all streams are allowed.
