@@ -248,6 +248,15 @@ impl Turns {
         }
     }
 
+    /// To be called ten times a second: clients that cost much no more are not called as if they did.
+    pub(super) fn forgive(&self, now_millis: u64) {
+        if self.waiting.borrow_mut().forgive(now_millis)
+            && let Some(caller) = self.caller.borrow_mut().take()
+        {
+            caller.wake();
+        }
+    }
+
     /// Waits until somebody waits of whom `is` tells that it is who is wanted.
     async fn somebody(&self, is: impl Fn(&Waiting) -> bool) {
         poll_fn(|cx| {

@@ -221,6 +221,7 @@ async fn keep_time(shared: Rc<Shared>, epoch: Instant) {
         let deadlines = Deadlines::new(&handler.config);
         let left = shared.sweeper.sweep(&deadlines.while_overloaded(handler.shedding.is_on()), elapsed);
         shared.turns.let_go(left);
+        shared.turns.forgive(now);
         if u128::from(now - last_second) >= EVERY_SECOND.as_millis() {
             last_second = now;
             shared.make_room(&handler.config);

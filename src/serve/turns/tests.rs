@@ -382,6 +382,42 @@ fn a_newcomer_does_not_wait_for_those_who_cost_much() {
 }
 
 #[test]
+fn who_costs_much_no_more_waits_for_none_of_those_who_do() {
+    run(async {
+        let scene = Scene::new();
+        let costs =
+            |one: &Connection| one.together.as_ref().expect("it is counted").take(0, (20_000_000, 0), scene.now.get());
+        let flood: Vec<_> = (100..400).map(|prefix| scene.connection(prefix)).collect();
+        let one = scene.connection(7);
+        flood.iter().chain([&one]).for_each(|one| costs(one));
+        let tickets: Vec<_> = flood.iter().map(|one| scene.turns.wait(one, Waker::noop())).collect();
+        let waits = [0, 1].map(|_| scene.turns.wait(&one, Waker::noop()));
+        for _ in 0..100 {
+            scene.turns.forgive(scene.now.get());
+        }
+        scene.turns.call(false, (Instant::now(), scene.now.get()));
+        assert!(waits.iter().chain(&tickets).all(|ticket| ticket.called().is_none()), "all cost much");
+        scene.now.set(scene.now.get() + 10_000);
+        flood.iter().for_each(|one| costs(one));
+        // Whoever calls rests until it is told.
+        let told = scene.turns.somebody(|waiting| !waiting.is_empty());
+        let looks = async {
+            yield_now().await;
+            for _ in 0..3 {
+                scene.turns.forgive(scene.now.get());
+            }
+        };
+        tokio::join!(told, looks);
+        for waiting in &waits {
+            scene.turns.call(false, (Instant::now(), scene.now.get()));
+            assert!(waiting.called().is_some());
+        }
+        scene.turns.call(false, (Instant::now(), scene.now.get()));
+        assert!(tickets.iter().all(|ticket| ticket.called().is_none()), "these still do");
+    });
+}
+
+#[test]
 fn a_client_that_costs_much_has_all_of_the_time_where_only_its_own_connections_want_some() {
     let scene = Scene::new();
     let now = Instant::now();

@@ -20,14 +20,19 @@ fn lane(connection: &Connection) -> Lane {
     ((connection.prefix, connection.together.is_some()), connection.is_known())
 }
 
+/// Clients that cost much that are looked at at once, ten times a second, for whether they still do: some ten microseconds.
+const LOOKED_AT: usize = 128;
+
 /// Who waits, by client.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     lanes: HashMap<Lane, Queue>,
     /// Clients who wait, in the order in which they are called.
     ring: VecDeque<Lane>,
-    /// The same of those that cost much. One may have ceased to, or have begun to in the other.
+    /// The same of those that cost much. One may have ceased to a moment ago, or have begun to in the other.
     costly: VecDeque<Lane>,
+    /// Which of these is next to be looked at for that.
+    looked: usize,
     /// To be woken since their client has left.
     left: VecDeque<Waker>,
 }
@@ -145,6 +150,26 @@ impl Waiting {
         };
         let lanes = [of(true), of(false)];
         lanes.into_iter().flatten().reduce(|one, other| (one.0 + other.0, one.1.min(other.1), one.2 || other.2))
+    }
+
+    /// Looks at some of the clients that cost much, the next ones each time: who has ceased to waits among all others from now on, and not until it would have been
+    /// called, which of a thousand that flood may take as many times as long. Tells whether there was one.
+    pub(super) fn forgive(&mut self, now_millis: u64) -> bool {
+        let mut found = false;
+        for _ in 0..LOOKED_AT.min(self.costly.len()) {
+            if self.looked >= self.costly.len() {
+                self.looked = 0;
+            }
+            let Some(lane) = self.costly.get(self.looked).copied() else { break };
+            if self.lanes.get(&lane).is_some_and(|queue| queue.costs_much(now_millis)) {
+                self.looked += 1;
+                continue;
+            }
+            self.costly.remove(self.looked);
+            self.ring.push_back(lane);
+            found = true;
+        }
+        found
     }
 
     /// Calls whoever is next, of those who cost much or of all others; tells the client, and how long it has waited.
