@@ -64,6 +64,7 @@ pub use signing::{Signing, SigningError};
 pub use terms::{Offering, Terms};
 
 use crate::{
+    asset::ByteCount,
     catalog::Catalog,
     net::listener::{self, Inherited},
     storage::Residency,
@@ -105,8 +106,19 @@ pub fn bind(config: &Config, inherited: &mut Inherited) -> io::Result<Listeners>
         if config.receive_buffer.0 > 0 {
             // Connections have what their listener has.
             let bytes = usize::try_from(config.receive_buffer.0).unwrap_or(usize::MAX);
+            let mut has = bytes;
             for listener in bound.iter().flatten() {
-                socket2::SockRef::from(listener).set_recv_buffer_size(bytes)?;
+                let socket = socket2::SockRef::from(listener);
+                socket.set_recv_buffer_size(bytes)?;
+                // Of twice of which it tells (`socket(7)`).
+                has = has.min(socket.recv_buffer_size()? / 2);
+            }
+            if has < bytes {
+                tracing::warn!(
+                    "{key} {address}: the kernel gives {} and not {} to serve.receive_buffer: raise net.core.rmem_max, or set less",
+                    ByteCount(has as u64),
+                    config.receive_buffer
+                );
             }
         }
         let addresses = if scheme == Scheme::Http { &mut listeners.http } else { &mut listeners.https };

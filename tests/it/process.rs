@@ -131,6 +131,25 @@ fn what_this_machine_is_short_of_is_raised_or_said_at_start() {
 }
 
 #[test]
+fn a_receive_buffer_that_the_kernel_cuts_is_said_at_start() {
+    const KERNEL: &str = "/proc/sys/net/core/rmem_max";
+    let Ok(most) = fs::read_to_string(KERNEL) else {
+        eprintln!("SKIPPED: this network namespace does not say what the kernel gives");
+        return;
+    };
+    let most: u64 = most.trim().parse().expect("a number");
+    let origin = Origin::start();
+    let start = |bytes: u64| Setup::new(&origin).serve(&format!("receive_buffer = \"{bytes} B\"")).start().whole_log();
+    let cut = "to serve.receive_buffer: raise net.core.rmem_max";
+    assert!(!start(most.clamp(16 << 10, 64 << 10)).contains(cut));
+    if most < 16 << 20 {
+        assert!(start(most + 4096).contains(cut), "{most} bytes are what the kernel gives");
+    } else {
+        eprintln!("SKIPPED: the kernel gives as much as can be asked for");
+    }
+}
+
+#[test]
 fn a_panic_costs_its_connection_and_is_counted() {
     let (authority, origin) = (Authority::new(), Origin::start());
     let content = origin.publish_new("/film.mp4", 1, 3_000_000);
