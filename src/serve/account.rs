@@ -51,6 +51,12 @@ const CREDIT: u64 = 1_000_000;
 /// Nanoseconds that a client's connections may together have got nothing for before it costs much, and most that is held against it.
 const DEBT: u64 = 5_000_000;
 const DEBT_MAX: u64 = 2 * DEBT;
+/// Nanoseconds that connections of a client may together have taken on trust: what one takes before it has got anything is held against its client only if it ends so. As
+/// many as a network behind one address takes that makes hundreds of handshakes at once.
+const TRUSTED_MAX: u64 = 100_000_000;
+/// Most nanoseconds of a turn that are held against anybody: none takes longer by what the client asked for, and what it took beyond that the machine did something else. One alone makes
+/// nobody a client that costs much.
+pub(super) const TURN_MAX: u64 = 2_000_000;
 /// Nanoseconds of that which are forgotten with each millisecond: a thousandth of the time costs nobody much, and twenty clients that have it are as one that costs much.
 const FORGOTTEN: u64 = 1_000;
 /// Milliseconds for which a client costs much of which a connection was closed for flooding, whatever else it gets.
@@ -69,6 +75,8 @@ pub(super) struct Together {
     /// Nanoseconds that nothing has been got for, and when that was looked at last, in milliseconds.
     debt: Cell<u64>,
     since: Cell<u64>,
+    /// Nanoseconds that connections have taken which have got nothing yet.
+    trusted: Cell<u64>,
     /// Until when it costs much since one of them was closed for flooding, in milliseconds.
     flooded_until: Cell<u64>,
 }
@@ -85,6 +93,25 @@ impl Together {
         let debt = self.debt(now_millis);
         self.debt.set((debt + nanos).saturating_sub(paid).min(DEBT_MAX));
         self.since.set(now_millis);
+    }
+
+    /// One that has got nothing yet has taken `nanos`; how many of them it has on trust, the rest counting as what others take.
+    pub(super) fn trust(&self, window: u64, nanos: u64) -> u64 {
+        let trusted = self.trusted.get();
+        let fits = nanos.min(TRUSTED_MAX.saturating_sub(trusted));
+        self.trusted.set(trusted + fits);
+        self.taken.add(window, fits);
+        fits
+    }
+
+    /// One has got something, or has ended without: `nanos` that it had on trust are no more.
+    pub(super) fn trust_ends(&self, nanos: u64, has_got: bool, now_millis: u64) {
+        self.trusted.set(self.trusted.get().saturating_sub(nanos));
+        if !has_got {
+            let debt = self.debt(now_millis);
+            self.debt.set(debt.saturating_add(nanos).min(DEBT_MAX));
+            self.since.set(now_millis);
+        }
     }
 
     /// Bytes of a response have gone.
@@ -184,6 +211,31 @@ mod tests {
         }
         account.got(256 << 10);
         assert!(account.is_served(), "what it was like before is forgotten with a quarter of a megabyte");
+    }
+
+    #[test]
+    fn what_is_taken_before_anything_is_got_is_held_against_a_client_only_where_that_is_the_end() {
+        let client = Together::default();
+        let shakes = |count: u64| (0..count).map(|_| client.trust(0, DEBT / 10)).sum::<u64>();
+        // A network that comes back all at once, and is served.
+        let trusted = shakes(50);
+        assert_eq!(trusted, 5 * DEBT);
+        assert!(!client.costs_much(1000));
+        assert_eq!(client.taken(0), trusted, "others see it all the same");
+        client.trust_ends(trusted, true, 1000);
+        assert!(!client.costs_much(1000));
+        // One that leaves after each.
+        for _ in 0..10 {
+            assert!(!client.costs_much(1000));
+            client.trust_ends(shakes(1), false, 1000);
+        }
+        client.trust_ends(shakes(1), false, 1000);
+        assert!(client.costs_much(1000));
+        // No more than so much at once.
+        assert_eq!(shakes(1000), TRUSTED_MAX);
+        assert_eq!(client.trust(0, 1), 0);
+        client.trust_ends(TRUSTED_MAX, true, 1000);
+        assert_eq!(client.trust(0, 1), 1);
     }
 
     #[test]

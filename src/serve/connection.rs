@@ -69,6 +69,10 @@ pub(super) struct Connection {
     row: Cell<(u64, u8)>,
     /// Whether its present turn had better be short, since the worker has time to spare for more of them.
     short: Cell<bool>,
+    /// Nanoseconds that it has on trust, until it gets something.
+    trust: Cell<Option<u64>>,
+    /// How much of what it has waited says something of the worker: not where its client costs much.
+    late: Cell<Duration>,
     /// Since when it waits for its turn; zero: it does not.
     waits_since: Cell<u64>,
     /// Whom to wake where its client leaves meanwhile, and whether it has.
@@ -111,10 +115,15 @@ pub(super) struct Pace {
     /// Begin of the present rate window, and what was acknowledged then; zero: none.
     pub(super) window_millis: u64,
     pub(super) window_acked: u64,
+    /// For how long it was excused, since it waited for a turn of who costs much, and when that was seen last; in milliseconds.
+    pub(super) excused: u64,
+    pub(super) excused_at: u64,
 }
 
 /// Bytes of responses by which a connection is told from others of a client that costs much: more than a flood takes on each.
 const KNOWN: u64 = 1 << 20;
+/// Bytes of a response that is no hit after which it has got something.
+const TRUST_BYTES: u64 = 64 << 10;
 /// Bytes that come while it waits for a turn that is far away, short of which the worker is not woken: a quarter of what the smallest buffers hold by default, so that none grows for it.
 const HELD: i32 = 32 << 10;
 /// Turns that come in a row to who is not alone.
@@ -142,6 +151,8 @@ impl Connection {
             waited: Cell::default(),
             row: Cell::new((u64::MAX, 0)),
             short: Cell::new(false),
+            trust: Cell::new(Some(0)),
+            late: Cell::default(),
             waits_since: Cell::new(0),
             waiter: RefCell::default(),
             left: Cell::new(false),
@@ -217,10 +228,11 @@ impl Connection {
     }
 
     /// Its turn has come after it has `waited`: of a wait that was long nothing counts as the client's time.
-    pub(super) fn end_wait(&self, waited: Duration) {
+    pub(super) fn end_wait(&self, (waited, costly): (Duration, bool)) {
         self.waits_since.set(0);
         self.waiter.borrow_mut().take();
         self.waited.set(waited);
+        self.late.set(if costly { Duration::ZERO } else { waited });
         let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
         if millis >= SETTLED {
             self.since_millis.set(self.since_millis.get().saturating_add(millis).min(self.now()));
@@ -235,6 +247,11 @@ impl Connection {
     /// It is by this socket; none: the kernel is to wake the worker whatever comes.
     pub(super) fn set_socket(&self, socket: Option<&Rc<TcpStream>>) {
         *self.socket.borrow_mut() = socket.map(Rc::downgrade).unwrap_or_default();
+    }
+
+    /// How long it has waited by the rules for all, which is as long as the worker is late. What one waits whose client costs much says nothing of that.
+    pub(super) fn late(&self) -> Duration {
+        self.late.get()
     }
 
     /// Its turn begins, which is that of this `number` among all of its worker, and had better be `short` where the worker has time to spare for more of them.
@@ -307,7 +324,38 @@ impl Connection {
         let owed = self.hits_owed.get();
         let paid = ended.min(owed);
         self.hits_owed.set(owed - paid);
-        self.account.hit(paid * self.turns_of_hit());
+        if paid > 0 {
+            self.pay_hit(paid);
+        }
+    }
+
+    /// So many hits have been answered.
+    pub(super) fn pay_hit(&self, count: u64) {
+        self.account.hit(count * self.turns_of_hit());
+        self.end_trust(true);
+    }
+
+    /// It has taken `nanos` in this window, of which hits have paid for so much.
+    pub(super) fn take(&self, window: u64, (nanos, paid): (u64, u64)) {
+        let Some(together) = &self.together else { return };
+        let trusted = match self.trust.get() {
+            Some(held) => {
+                let more = together.trust(window, nanos);
+                self.trust.set(Some(held + more));
+                more
+            }
+            None => 0,
+        };
+        together.take(window, (nanos - trusted, paid), self.now());
+    }
+
+    /// It has got something, or ends: what it has taken on trust is forgotten, or held against its client.
+    pub(super) fn end_trust(&self, has_got: bool) {
+        if let Some(nanos) = self.trust.take()
+            && let Some(together) = &self.together
+        {
+            together.trust_ends(nanos, has_got, self.now());
+        }
     }
 
     /// An exchange begins; it is our turn.
@@ -395,6 +443,9 @@ impl Connection {
         self.account.got(count);
         if let Some(together) = &self.together {
             together.got(count);
+            if self.sent.get() >= TRUST_BYTES && self.trust.get().is_some() {
+                self.end_trust(true);
+            }
         }
     }
 
@@ -474,7 +525,7 @@ mod tests {
             other.write_all(b"c").expect("sent");
             after.readable().await.expect("it is there");
             assert!(stream.readable().now_or_never().is_none(), "it waits");
-            connection.end_wait(Duration::ZERO);
+            connection.end_wait((Duration::ZERO, false));
             stream.readable().await.expect("it is told now");
             assert_eq!(stream.try_read(&mut buffer).expect("a byte"), 1);
             assert!(stream.try_read(&mut buffer).is_err(), "no more");

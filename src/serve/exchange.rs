@@ -68,7 +68,7 @@ impl Exchange {
     pub(super) fn begin_at(begun: Instant, connection: Rc<Connection>, log: Option<Logged>) -> Self {
         connection.begin_exchange();
         // It was ready before that, and waited for its turn.
-        let begun = begun.checked_sub(connection.waited.get()).unwrap_or(begun);
+        let begun = begun.checked_sub(connection.late()).unwrap_or(begun);
         Self {
             connection,
             begun,
@@ -98,7 +98,7 @@ impl Exchange {
         self.pays &= outcome == CacheOutcome::Hit && !status.is_client_error();
         // Where streams have windows, nor does one that is asked for and never taken.
         if self.pays && (!self.connection.is_multiplexed() || status == StatusCode::NOT_MODIFIED) {
-            self.connection.account.hit(self.connection.turns_of_hit());
+            self.connection.pay_hit(1);
         }
         self.connection.metrics.record_response(status.as_u16(), outcome, self.first_byte);
     }

@@ -24,6 +24,8 @@ use crate::{
 
 /// How often each connection is looked at.
 const EVERY: Duration = Duration::from_secs(1);
+/// Most that one look excuses, in milliseconds: twice the time between two of them.
+const EXCUSED_AT_ONCE: u64 = 2000;
 /// How long a connection has to be idle, in milliseconds, to make room for another.
 const IDLE_MIN: u64 = 1000;
 
@@ -90,7 +92,8 @@ impl Deadlines {
     /// Whether, and why, a connection's time is up. `acked`: bytes that its client has acknowledged in all.
     fn verdict(&self, connection: &Connection, acked: impl FnOnce() -> u64) -> Option<CloseReason> {
         match connection.doing() {
-            _ if connection.waits_long() => self.wait_for_us(connection),
+            _ if connection.waits_long() && !connection.comes_last() => self.wait_for_us(connection),
+            _ if connection.waits_long() && self.is_excused(connection) => None,
             Doing::Handshake if connection.doing_for() > self.handshake => Some(CloseReason::HandshakeTimeout),
             Doing::Fresh | Doing::Head if connection.doing_for() > self.header => Some(CloseReason::HeaderTimeout),
             Doing::Idle if connection.is_idle() && connection.doing_for() > self.idle => Some(CloseReason::IdleTimeout),
@@ -102,10 +105,29 @@ impl Deadlines {
         }
     }
 
+    /// Whether what a connection waits is no fault of its client, though that costs much: for as long in all as a rate window has, and no longer. Its deadlines are put off by that, and do
+    /// not begin anew, as they would for who waits on purpose.
+    fn is_excused(&self, connection: &Connection) -> bool {
+        let mut pace = connection.pace.get();
+        let passed = connection.now().saturating_sub(pace.excused_at).min(EXCUSED_AT_ONCE);
+        pace.excused_at = connection.now();
+        pace.excused += passed;
+        let excused = pace.excused <= self.rate_window;
+        if excused && pace.window_millis > 0 {
+            pace.window_millis += passed;
+        }
+        if excused && pace.progress_millis > 0 {
+            pace.progress_millis += passed;
+        }
+        connection.pace.set(pace);
+        excused
+    }
+
     /// The client waits for us, not we for it.
     fn wait_for_us(&self, connection: &Connection) -> Option<CloseReason> {
         let mut pace = connection.pace.get();
         pace.window_millis = 0;
+        pace.excused = 0;
         pace.progress_millis = connection.now();
         connection.pace.set(pace);
         None
@@ -129,7 +151,7 @@ impl Deadlines {
         } else if window >= self.rate_window {
             let slow =
                 acked.saturating_sub(pace.window_acked).saturating_mul(1000) < self.rate_min.saturating_mul(window);
-            pace.window_millis = 0;
+            (pace.window_millis, pace.excused) = (0, 0);
             slow.then_some(CloseReason::TooSlow)
         } else {
             None
@@ -313,7 +335,7 @@ mod tests {
     use std::{io::Write as _, net::SocketAddr};
 
     use super::*;
-    use crate::telemetry::metrics::Metrics;
+    use crate::{serve::account::Together, telemetry::metrics::Metrics};
 
     const DEADLINES: Deadlines = Deadlines {
         idle_overloaded: 5_000,
@@ -384,13 +406,38 @@ mod tests {
     }
 
     #[test]
+    fn who_costs_much_is_excused_while_it_waits_and_not_for_ever() {
+        let now = Rc::new(Cell::new(1_000_000));
+        let together = Rc::new(Together::default());
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let whose = (peer, 0, Some(Rc::clone(&together)));
+        let connection = Connection::new(whose, None, Metrics::new(1).worker(0), Rc::clone(&now));
+        let mut verdict = None;
+        let mut lived = 0;
+        // A head that never ends, of one whose client floods all the time: it has a turn every ten seconds.
+        while verdict.is_none() && lived < 1000 {
+            if lived % 10 == 0 {
+                connection.end_wait((Duration::ZERO, true));
+                connection.begin_wait(Waker::noop());
+            }
+            lived += 1;
+            now.set(now.get() + 1_000);
+            together.flooded(now.get());
+            verdict = DEADLINES.verdict(&connection, || 0);
+        }
+        assert_eq!(verdict, Some(CloseReason::HeaderTimeout));
+        let window = DEADLINES.rate_window / 1000;
+        assert!((window..2 * window).contains(&lived), "{lived} s, of which a window is excused");
+    }
+
+    #[test]
     fn who_waits_for_its_turn_is_not_late() {
         let (connection, now) = connection();
         now.set(now.get() + 9_000);
         connection.begin_wait(Waker::noop());
         now.set(now.get() + 20_000);
         assert_eq!(DEADLINES.verdict(&connection, || 0), None, "we have not read what it sent");
-        connection.end_wait(Duration::from_secs(20));
+        connection.end_wait((Duration::from_secs(20), false));
         // What trickles in is ready again and again, and waits for a moment each time.
         for late in [None, Some(CloseReason::HeaderTimeout)] {
             connection.begin_wait(Waker::noop());
@@ -400,7 +447,7 @@ mod tests {
                 late,
                 "ten seconds of its own, and short waits excuse nobody"
             );
-            connection.end_wait(Duration::from_millis(900));
+            connection.end_wait((Duration::from_millis(900), false));
         }
         // Nor is it slow at taking what it was not sent.
         connection.begin(Doing::Responding);
@@ -409,7 +456,7 @@ mod tests {
         connection.begin_wait(Waker::noop());
         now.set(now.get() + 100_000);
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
-        connection.end_wait(Duration::from_secs(100));
+        connection.end_wait((Duration::from_secs(100), false));
         assert_eq!(DEADLINES.verdict(&connection, || 0), None);
     }
 

@@ -31,7 +31,7 @@ use tokio::{task::yield_now, time::sleep};
 
 use self::waiting::{Key, Ticket, Waiting};
 use super::{
-    account::{HIT, Together},
+    account::{HIT, TURN_MAX, Together},
     connection::Connection,
 };
 use crate::telemetry::metrics::Waits;
@@ -313,9 +313,7 @@ impl Turns {
     fn took(&self, connection: &Connection, nanos: u64) {
         let window = window(connection);
         let (first, paid) = connection.account.take(window, nanos, self.worth.get());
-        if let Some(together) = &connection.together {
-            together.take(window, (nanos, paid), connection.now());
-        }
+        connection.take(window, (nanos, paid));
         let mut load = self.load.get();
         match window.saturating_sub(load.window) {
             0 => {}
@@ -454,13 +452,13 @@ pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connecti
             }
         }
         let called = ticket.take().and_then(|ticket| ticket.called());
-        connection.end_wait(called.map(|(waited, _)| waited).unwrap_or_default());
+        connection.end_wait(called.unwrap_or_default());
         connection.begin_turn(turns.had.replace(turns.had.get() + 1), turns.short.get());
         let polled = task.as_mut().poll(cx);
         // The end of a response has looked at the clock already.
         let ended = if connection.looked() == begun { Instant::now() } else { connection.looked() };
         let took = ended.saturating_duration_since(begun);
-        let nanos = took.as_secs() * NANOS + u64::from(took.subsec_nanos());
+        let nanos = (took.as_secs() * NANOS + u64::from(took.subsec_nanos())).min(TURN_MAX);
         turns.took(&connection, nanos);
         match called {
             Some((_, costly)) => turns.called_took(nanos, costly),

@@ -41,7 +41,7 @@ use crate::{
     net::tls::{Established, Protocol, Server, Session, Version},
     storage::lost_pages,
     sys::{Phase, affinity::cpu_time_of_this_thread, phase::stopping, socket},
-    telemetry::metrics::{CloseReason, Handshake, Shed, WorkerMetrics},
+    telemetry::metrics::{CloseReason, Handshake, Refused, Shed, WorkerMetrics},
 };
 
 /// How often room is made for connections, and what the kernel counts is asked for.
@@ -289,7 +289,7 @@ impl Shared {
         let counted = Counted { shared: Rc::clone(self), seat };
         self.here.set(self.here.get() + 1);
         if crowd || open >= handler.config.connections_max {
-            self.metrics.refused();
+            self.metrics.refused(if crowd { Refused::Crowd } else { Refused::Full });
             // A client of HTTPS could be told only after a handshake, which is what there is no room for.
             if self.refusing.get() < REFUSALS_MAX && scheme == Scheme::Http {
                 tokio::task::spawn_local(refuse(Rc::clone(self), stream, counted));
@@ -360,6 +360,7 @@ impl Shared {
                     tracing::error!(%client, "a request panicked; its connection is closed");
                 }
             }
+            connection.end_trust(false);
             if connection.comes_last()
                 && let Some(helper) = &counted.shared.helper
                 && let Ok(Ok(stream)) = Rc::try_unwrap(stream).map(TcpStream::into_std)

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-pub use super::sent_away::{CloseReason, Shed, Waits};
+pub use super::sent_away::{CloseReason, Refused, Shed, Waits};
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -314,7 +314,7 @@ pub struct WorkerMetrics {
     pub(super) kernel_tls: Cell,
     pub(super) accepted: Cell,
     pub(super) ended: Cell,
-    pub(super) refused: Cell,
+    pub(super) refused: [Cell; Refused::ALL.len()],
     pub(super) closed: [Cell; CloseReason::ALL.len()],
     pub(super) denials: [Cell; Denial::ALL.len()],
     pub(super) verifications: Cell,
@@ -383,8 +383,8 @@ impl WorkerMetrics {
     }
 
     /// A connection was one too many.
-    pub fn refused(&self) {
-        self.refused.add(1);
+    pub fn refused(&self, why: Refused) {
+        self.refused[why as usize].add(1);
     }
 
     /// The sweeper ended a connection.
@@ -478,7 +478,8 @@ impl WorkerMetrics {
 
     /// Connections open just now, refused ones that are being told so included.
     pub fn open(&self) -> u64 {
-        (self.accepted.value() + self.refused.value()).saturating_sub(self.ended.value())
+        let refused: u64 = self.refused.iter().map(Cell::value).sum();
+        (self.accepted.value() + refused).saturating_sub(self.ended.value())
     }
 }
 

@@ -13,8 +13,8 @@ use prometheus::{
 };
 
 pub use super::counters::{
-    AdminDenial, CacheOutcome, CertificateMetrics, ClientDenial, CloseReason, Counter, Denial, Handshake, SendPath,
-    Shed, SourceMetrics, VolumeMetrics, Waits, WorkerMetrics,
+    AdminDenial, CacheOutcome, CertificateMetrics, ClientDenial, CloseReason, Counter, Denial, Handshake, Refused,
+    SendPath, Shed, SourceMetrics, VolumeMetrics, Waits, WorkerMetrics,
 };
 use super::counters::{Cell, FIRST_BYTE_BOUNDS, STATUSES};
 pub use super::manifests::ManifestMetrics;
@@ -344,7 +344,10 @@ impl Metrics {
         families.add("oca_requests_abandoned_total", &[], sum(&|worker| &worker.abandoned));
         families.add("oca_connections", &[], self.connections() as f64);
         families.add("oca_connections_accepted_total", &[], sum(&|worker| &worker.accepted));
-        families.add("oca_connections_refused_total", &[], sum(&|worker| &worker.refused));
+        for why in Refused::ALL {
+            let count = sum(&|worker| &worker.refused[why as usize]);
+            families.add("oca_connections_refused_total", &[("reason", why.label())], count);
+        }
         families.add("oca_connection_errors_total", &[], sum(&|worker| &worker.connection_errors));
         families.add("oca_accept_failures_total", &[], sum(&|worker| &worker.accept_failures));
         families.add("oca_panics_total", &[], sum(&|worker| &worker.panics));

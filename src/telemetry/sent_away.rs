@@ -80,6 +80,28 @@ impl Shed {
     }
 }
 
+/// Why a connection is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// As many are open as may be (`serve.connections_max`).
+    Full,
+    /// Too many of its client wait for their turn already.
+    Crowd,
+}
+
+impl Refused {
+    /// Every reason.
+    pub const ALL: [Self; 2] = [Self::Full, Self::Crowd];
+
+    /// Label in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Crowd => "crowd",
+        }
+    }
+}
+
 /// Who waits until those who go first have had their turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waits {

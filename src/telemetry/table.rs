@@ -66,8 +66,8 @@ pub const TABLE: &[Description] = &[
     metric(
         "oca_connections_refused_total",
         Kind::Counter,
-        "",
-        "Viewers' connections refused above serve.connections_max.",
+        "reason",
+        "Viewers' connections refused: as many are open as serve.connections_max allows (full), or too many of the same client wait for their turn already (crowd).",
     ),
     metric(
         "oca_connections_closed_total",

@@ -141,7 +141,7 @@ fn observers_run_before_each_scrape() {
 fn connections_open_are_those_begun_less_those_ended() {
     let metrics = Metrics::new(2);
     metrics.worker(0).accepted();
-    metrics.worker(0).refused();
+    metrics.worker(0).refused(Refused::Full);
     metrics.worker(1).accepted();
     metrics.worker(1).ended();
     assert_eq!(metrics.connections(), 2);

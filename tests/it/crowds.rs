@@ -10,9 +10,11 @@ use std::{
     time::Duration,
 };
 
+use rustls::version::TLS13;
+
 use crate::{
     clients::connect_from,
-    support::{Appliance, Authority, KeyKind, Origin, Over, Setup, wait_until},
+    support::{Appliance, Authority, Client, KeyKind, Origin, Over, Setup, wait_until},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -206,6 +208,36 @@ fn assert_who_leave_make_room(to: fn(&Appliance) -> SocketAddr, begins: &[u8], l
         drop(ended);
     });
     drop(flood);
+}
+
+/// Handshakes cost more than the first responses bring: a household, a school or a whole town behind one address comes back after a restart, and is no flood for that.
+#[test]
+fn many_who_come_at_once_behind_one_address_and_are_served_cost_nobody_much() {
+    const CLIENTS: usize = 20;
+    let (origin, authority) = (Origin::start(), Authority::new());
+    let film = origin.publish_new("/film.mp4", 1, 100_000);
+    let issued = authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2040));
+    let appliance = Setup::new(&origin).workers(1).tls(&issued, &[], "").start();
+    film.assert_is(0, &appliance.get("/film.mp4").body);
+    let config = authority.client(&[&TLS13], &["http/1.1"]);
+    let served = || {
+        let socket = connect_from(CROWD, appliance.https());
+        let mut client = Client::over_tls(socket, "a.test", &config).expect("a session");
+        let response = client.range("/film.mp4", "bytes=7-1006");
+        film.assert_is(7, &response.body);
+    };
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(served);
+        }
+    });
+    assert_eq!(waited(&appliance, "costly"), 0.0);
+    // Those who come for nothing are another matter.
+    wait_until("it is seen what they cost", PATIENCE, || {
+        let socket = connect_from(CROWD, appliance.https());
+        drop(Client::over_tls(socket, "a.test", &config));
+        waited(&appliance, "costly") > 0.0
+    });
 }
 
 #[test]

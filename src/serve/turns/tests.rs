@@ -417,6 +417,29 @@ fn who_costs_much_no_more_waits_for_none_of_those_who_do() {
     });
 }
 
+/// The machine may have done something else meanwhile: a host that takes the core, or another process.
+#[test]
+fn a_turn_that_takes_very_long_makes_no_viewer_one_who_costs_much() {
+    run(async {
+        let scene = Scene::new();
+        let viewer = scene.viewer();
+        viewer.pay_hit(100);
+        scene.busy(1, Rc::clone(&viewer), LITTLE, 1);
+        scene.until(1).await;
+        let stopped = async {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(30) {
+                std::hint::spin_loop();
+            }
+        };
+        in_turn(Rc::clone(&scene.turns), Rc::clone(&viewer), stopped).await;
+        assert!(!viewer.comes_last());
+        viewer.add_sent(256 << 10);
+        scene.now.set(scene.now.get() + 1000);
+        assert!(scene.turns.goes_first(&viewer));
+    });
+}
+
 #[test]
 fn a_client_that_costs_much_has_all_of_the_time_where_only_its_own_connections_want_some() {
     let scene = Scene::new();
