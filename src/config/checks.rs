@@ -326,8 +326,24 @@ fn check_bounds(config: &Config, reading: &Reading) {
         "the first wait is longer than the longest".into(),
         "set fill.retry_delay to at most fill.retry_delay_max",
     );
+    fault(
+        !is_token(&serve.server_name),
+        "serve.server_name",
+        format!("{:?} cannot stand in Cache-Status (RFC 8941, 3.3.4)", serve.server_name),
+        "letters, digits and -._, of which the first is a letter",
+    );
+    for origin in serve.cors.origins.iter().filter(|origin| !is_origin(origin)) {
+        reading.add(
+            reading.span("serve.cors.origins"),
+            format!("{origin:?} is no origin of a web page (RFC 6454, 6.2)"),
+            "\"https://www.example.com\", with a port where it has another; \"*\" for all",
+        );
+    }
+    let streams = serve.http2.streams_max;
+    fault(streams > 10_000, "serve.http2.streams_max", format!("{streams} streams of one connection"), "1 to 10000");
     for (key, count) in [
         ("serve.connections_max", serve.connections_max),
+        ("serve.backlog", usize::try_from(serve.backlog).unwrap_or(usize::MAX)),
         ("serve.header_count_max", serve.header_count_max),
         ("serve.ranges_max", serve.ranges_max),
         ("serve.tls.handshakes_max", serve.tls.handshakes_max),
@@ -355,6 +371,7 @@ fn check_bounds(config: &Config, reading: &Reading) {
         ("serve.idle_timeout", serve.idle_timeout),
         ("serve.idle_timeout_overloaded", serve.idle_timeout_overloaded),
         ("serve.stall_timeout", serve.stall_timeout),
+        ("serve.send_rate_window", serve.send_rate_window),
         ("serve.miss_timeout", serve.miss_timeout),
         ("serve.tls.check_interval", serve.tls.check_interval),
         ("serve.signing.check_interval", serve.signing.check_interval),
@@ -367,6 +384,23 @@ fn check_bounds(config: &Config, reading: &Reading) {
     ] {
         fault(time < Duration::from_millis(10), key, format!("{key} leaves no time at all"), "at least 10 ms");
     }
+}
+
+/// Whether it can name a cache as it is written (RFC 8941, 3.3.4).
+fn is_token(name: &str) -> bool {
+    let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~:/".contains(&byte);
+    name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '*') && name.bytes().all(may_stand)
+}
+
+/// Whether a browser may send it as the `Origin` of a page.
+fn is_origin(origin: &str) -> bool {
+    let is_one = |(scheme, host): (&str, &str)| {
+        !scheme.is_empty()
+            && !host.is_empty()
+            && !host.contains('/')
+            && origin.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    origin == "*" || origin == "null" || origin.split_once("://").is_some_and(is_one)
 }
 
 fn check_health(config: &Config, reading: &Reading) {

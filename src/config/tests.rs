@@ -269,6 +269,29 @@ fn listeners_overlap_only_where_they_do() {
 }
 
 #[test]
+fn what_cannot_stand_in_a_response_is_a_fault() {
+    for (line, expected) in [
+        (r#"server_name = "a b""#, r#""a b" cannot stand in Cache-Status"#),
+        (r#"server_name = "a\r\nX: y""#, "cannot stand in Cache-Status"),
+        (r#"server_name = """#, "cannot stand in Cache-Status"),
+        (
+            r#"cors.origins = ["https://a.example", "https://b.example/path"]"#,
+            r#""https://b.example/path" is no origin"#,
+        ),
+        (r#"cors.origins = ["a\r\nX: y"]"#, "is no origin"),
+        ("send_rate_window = \"0 s\"", "serve.send_rate_window leaves no time"),
+        ("backlog = 0", "serve.backlog is 0"),
+        ("http2.streams_max = 4000000000", "4000000000 streams of one connection"),
+    ] {
+        let shown = faults(&smallest(line, ""));
+        assert!(shown.contains(expected) && shown.ends_with("1 fault in the configuration"), "{line}: {shown}");
+    }
+    for line in [r#"server_name = "box-7.isp.example""#, r#"cors.origins = ["http://a.example:8080", "null", "*"]"#] {
+        assert!(Config::parse("oca.toml", &smallest(line, ""), MACHINE).is_ok(), "{line}");
+    }
+}
+
+#[test]
 fn certificates_stand_with_their_keys() {
     let pair = "certificate = \"/a.pem\"\nkey = \"/a.key\"";
     let https = "https = [\"127.0.0.1:8443\"]";
