@@ -10,8 +10,9 @@
 //! Viewers ask without a pause, while quiet and flooded phases follow each other, so fast that a machine that slows down slows both. In all phases two such processes flood, and a neighbour works on their core; in a quiet phase
 //! both flood another appliance, which runs where they do and whenever they do, in a flooded one of the two floods the one that serves the viewers instead. That is all that phases differ by: cores that share
 //! what is inside of one, as two of a virtual machine may, slow each other down by what they do (a fifth and more), and one that rests wakes up late. A first row has no flood at all: what it grows by is what all the others may be wrong by.
+//! Which of a pair of phases comes first is left to chance, so that what comes and goes by a clock of its own, as a host's other work does, falls on both alike.
 //!
-//! How a flood begins is told apart: the first half of a second of each phase, while connections are made, or the first four and a half where these are held and are thousands.
+//! How a flood begins is told apart: the first half of a second of each phase that floods another one than the phase before, while connections are made, or the first four and a half where these are held and are thousands.
 //!
 //! Viewers ask for ranges of 64 KiB at random moments (open loop), so often that the core that serves them is busy for half of the time. In the clear:
 //! that costs them little of the core that they share with the flood, which has the rest. By TLS (`--tls`) they take nearly all of it.
@@ -26,6 +27,7 @@ mod support;
 
 use std::{
     fs,
+    hash::{BuildHasher as _, RandomState},
     io::{self, BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
@@ -92,11 +94,25 @@ impl Phases {
     fn length(self) -> Duration {
         TENTH * self.tenths
     }
+
+    /// Which of the phases are flooded: one of each pair, the first or the second by chance. The last one is, so that connections can be counted at its end.
+    fn order(self) -> Vec<bool> {
+        let mut random = Random::new(RandomState::new().hash_one(()));
+        let mut order: Vec<bool> = (1..self.pairs)
+            .flat_map(|_| {
+                let first = random.below(2) == 1;
+                [first, !first]
+            })
+            .collect();
+        order.extend([false, true]);
+        order
+    }
 }
 
-/// What viewers got in a quiet or flooded phase: p50 and p99 of tenths of a second, in microseconds, in its beginning and after that; and the share of the core that was busy.
+/// What viewers got in a phase: p50 and p99 of tenths of a second, in microseconds, in its beginning and after that; and the share of the core that was busy.
 #[derive(Clone, Default)]
 struct Phase {
+    flooded: bool,
     beginning: Vec<f64>,
     p50s: Vec<f64>,
     p99s: Vec<f64>,
@@ -106,7 +122,7 @@ struct Phase {
 /// What became of one flood.
 struct Row {
     flood: &'static Flood,
-    /// In turns quiet and flooded.
+    /// Quiet and flooded ones, as many of each.
     phases: Vec<Phase>,
     /// Share of the time of which nothing is in these.
     left_out: f64,
@@ -235,7 +251,14 @@ impl Bench<'_> {
             let row = self.row(flood, rate);
             if flag("detail") {
                 for phase in &row.phases {
-                    println!("{}: {:?} {:?}, core {:.2} busy", flood.name, phase.beginning, phase.p99s, phase.busy);
+                    println!(
+                        "{} {}: {:?} {:?}, core {:.2} busy",
+                        flood.name,
+                        if phase.flooded { "flooded" } else { "quiet" },
+                        phase.beginning,
+                        phase.p99s,
+                        phase.busy
+                    );
                 }
             }
             println!("{}", row.line());
@@ -298,10 +321,13 @@ impl Bench<'_> {
         let other = Hostile::start(flood.name, [self.decoy; 2], self.root)?;
         let neighbour = Hostile::start(NEIGHBOUR, [self.decoy; 2], self.root)?;
         let watch = Watch::start(self.appliance.id());
+        let flooded = phases.order();
+        let begins =
+            |number: usize| flooded.get(number) != number.checked_sub(1).map_or(Some(&false), |n| flooded.get(n));
         let mut cpu = Vec::new();
         let mut mark = |number: u32| {
             cpu.push((Instant::now(), cpu_seconds(&[self.appliance.id()])));
-            if number > 0 {
+            if begins(number as usize) {
                 hostile.switch();
             }
         };
@@ -312,18 +338,18 @@ impl Bench<'_> {
         let acts = hostile.acts() as f64 / (time / 2).as_secs_f64();
         let memory = watch.peak().saturating_sub(before);
         drop((hostile, other, neighbour));
-        let mut of = vec![Phase::default(); 2 * phases.pairs as usize];
+        let mut of: Vec<Phase> = flooded.iter().map(|&flooded| Phase { flooded, ..Phase::default() }).collect();
         for (phase, pair) in of.iter_mut().zip(cpu.windows(2)) {
             phase.busy = (pair[1].1 - pair[0].1) / (pair[1].0 - pair[0].0).as_secs_f64();
         }
         for tenth in &outcome.tenths {
             let number = tenth.from.as_nanos() / phases.length().as_nanos();
             let Some(phase) = of.get_mut(number as usize) else { continue };
-            let begins = phases.length() * number as u32;
-            if tenth.to > begins + phases.length() {
+            let from = phases.length() * number as u32;
+            if tenth.to > from + phases.length() {
                 continue;
             }
-            if tenth.from < begins + TENTH * phases.beginning {
+            if begins(number as usize) && tenth.from < from + TENTH * phases.beginning {
                 phase.beginning.push(tenth.p99 as f64);
             } else {
                 phase.p50s.push(tenth.p50 as f64);
@@ -359,7 +385,7 @@ impl Bench<'_> {
             "{CONNECTIONS} viewers ask for ranges of {} KiB by {}, {rate:.0} a second in all, which keeps the one core that serves \
              them busy for half of the time (it serves {capacity:.0} to who asks without a pause). One hostile process floods it, or in quiet phases another appliance beside itself, which a second one always does; these and the viewers share the other core. \
              {} pairs of phases of {:.1} s in one run ({} of {:.1} s where connections are held). The p99 is that of a tenth of a second, the median of all; growth is that of the p99, {GROWTH_MAX} the goal, and what it may be wrong by (standard error); \
-             beginnings are the first {:.1} s ({:.1} s) of flooded phases, which are in nothing else; {}\n\n\
+             which of a pair comes first is left to chance; beginnings are the first {:.1} s ({:.1} s) of flooded phases after quiet ones, which, as those of quiet ones after flooded ones, are in nothing else; {}\n\n\
              | flood | a second | p50 us quiet | flooded | p99 us quiet | flooded | growth | may be wrong by | p99 us of beginnings | errors | core busy quiet | flooded | connections | KiB each | left out |\n\
              |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
             RANGE >> 10,
@@ -386,11 +412,15 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 impl Row {
+    /// The phases that are flooded, or those that are quiet.
+    fn those(&self, flooded: bool) -> impl Iterator<Item = &Phase> {
+        self.phases.iter().filter(move |phase| phase.flooded == flooded)
+    }
+
     /// How much the p99 of a tenth of a second has grown, by the median of all, and what that may be wrong by, which is its standard error where tenths differ as they do by chance.
     fn growth(&self) -> (f64, f64) {
-        let [quiet, flooded] = [0, 1].map(|flooded| {
-            let mut p99s: Vec<f64> =
-                self.phases.iter().skip(flooded).step_by(2).flat_map(|phase| phase.p99s.iter().copied()).collect();
+        let [quiet, flooded] = [false, true].map(|flooded| {
+            let mut p99s: Vec<f64> = self.those(flooded).flat_map(|phase| phase.p99s.iter().copied()).collect();
             p99s.sort_by(f64::total_cmp);
             // How many of n lie below the median has a deviation of half of the root of n.
             let (half, off) = (p99s.len() / 2, p99s.len().isqrt() / 2);
@@ -403,11 +433,9 @@ impl Row {
     }
 
     fn line(&self) -> String {
-        let of = |flooded: usize, what: fn(&Phase) -> &[f64]| {
-            median(self.phases.iter().skip(flooded).step_by(2).flat_map(what).copied().collect())
-        };
-        let busy =
-            |flooded: usize| median(self.phases.iter().skip(flooded).step_by(2).map(|phase| phase.busy).collect());
+        let of =
+            |flooded: bool, what: fn(&Phase) -> &[f64]| median(self.those(flooded).flat_map(what).copied().collect());
+        let busy = |flooded: bool| median(self.those(flooded).map(|phase| phase.busy).collect());
         let connections = self.connections;
         let each = if self.flood.holds && connections >= 1.0 {
             format!("{:.0}", self.memory as f64 / connections / 1024.0)
@@ -420,14 +448,14 @@ impl Row {
             self.flood.name,
             self.acts,
             self.flood.unit,
-            of(0, |phase| &phase.p50s),
-            of(1, |phase| &phase.p50s),
-            of(0, |phase| &phase.p99s),
-            of(1, |phase| &phase.p99s),
-            of(1, |phase| &phase.beginning),
+            of(false, |phase| &phase.p50s),
+            of(true, |phase| &phase.p50s),
+            of(false, |phase| &phase.p99s),
+            of(true, |phase| &phase.p99s),
+            of(true, |phase| &phase.beginning),
             self.errors.len(),
-            busy(0) * 100.0,
-            busy(1) * 100.0,
+            busy(false) * 100.0,
+            busy(true) * 100.0,
             self.left_out * 100.0,
         )
     }

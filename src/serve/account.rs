@@ -51,9 +51,11 @@ const CREDIT: u64 = 1_000_000;
 /// Nanoseconds that a client's connections may together have got nothing for before it costs much, and most that is held against it.
 const DEBT: u64 = 5_000_000;
 const DEBT_MAX: u64 = 2 * DEBT;
-/// Nanoseconds that connections of a client may together have taken on trust: what one takes before it has got anything is held against its client only if it ends so. As
-/// many as a network behind one address takes that makes hundreds of handshakes at once.
+/// Nanoseconds that connections of a client may together have taken on trust: what one takes until it has asked for something is held against its client only if it ends
+/// without having got any. As many as a network behind one address takes that makes hundreds of handshakes at once.
 const TRUSTED_MAX: u64 = 100_000_000;
+/// The same of one connection: more than any handshake takes.
+const TRUSTED_EACH: u64 = 4_000_000;
 /// Most nanoseconds of a turn that are held against anybody: none takes longer by what the client asked for, and what it took beyond that the machine did something else. One alone makes
 /// nobody a client that costs much.
 pub(super) const TURN_MAX: u64 = 2_000_000;
@@ -75,8 +77,9 @@ pub(super) struct Together {
     /// Nanoseconds that nothing has been got for, and when that was looked at last, in milliseconds.
     debt: Cell<u64>,
     since: Cell<u64>,
-    /// Nanoseconds that connections have taken which have got nothing yet.
+    /// Nanoseconds that connections have taken on trust, of which a thousandth of the time is forgotten like debt, and when that was looked at last, in milliseconds.
     trusted: Cell<u64>,
+    trusted_since: Cell<u64>,
     /// Until when it costs much since one of them was closed for flooding, in milliseconds.
     flooded_until: Cell<u64>,
 }
@@ -95,23 +98,26 @@ impl Together {
         self.since.set(now_millis);
     }
 
-    /// One that has got nothing yet has taken `nanos`; how many of them it has on trust, the rest counting as what others take.
-    pub(super) fn trust(&self, window: u64, nanos: u64) -> u64 {
-        let trusted = self.trusted.get();
+    /// One that has asked for nothing yet has taken `nanos`; how many of them it has on trust, the rest counting as what others take.
+    pub(super) fn trust(&self, window: u64, nanos: u64, now_millis: u64) -> u64 {
+        let trusted = forgotten(self.trusted.get(), self.trusted_since.replace(now_millis), now_millis);
         let fits = nanos.min(TRUSTED_MAX.saturating_sub(trusted));
         self.trusted.set(trusted + fits);
         self.taken.add(window, fits);
         fits
     }
 
-    /// One has got something, or has ended without: `nanos` that it had on trust are no more.
-    pub(super) fn trust_ends(&self, nanos: u64, has_got: bool, now_millis: u64) {
+    /// One that had `nanos` on trust has got what it asked for: there is room for as much again.
+    pub(super) fn trust_was_right(&self, nanos: u64) {
         self.trusted.set(self.trusted.get().saturating_sub(nanos));
-        if !has_got {
-            let debt = self.debt(now_millis);
-            self.debt.set(debt.saturating_add(nanos).min(DEBT_MAX));
-            self.since.set(now_millis);
-        }
+    }
+
+    /// One that had `nanos` on trust has ended without anything: they are held against all of them. Nor is there room for as much again before it is forgotten: else a client that
+    /// has many end at once had all of that time for what one of them costs it.
+    pub(super) fn trust_was_wrong(&self, nanos: u64, now_millis: u64) {
+        let debt = self.debt(now_millis);
+        self.debt.set(debt.saturating_add(nanos).min(DEBT_MAX));
+        self.since.set(now_millis);
     }
 
     /// Bytes of a response have gone.
@@ -135,9 +141,13 @@ impl Together {
     }
 
     fn debt(&self, now_millis: u64) -> u64 {
-        let passed = now_millis.saturating_sub(self.since.get());
-        self.debt.get().saturating_sub(passed.saturating_mul(FORGOTTEN))
+        forgotten(self.debt.get(), self.since.get(), now_millis)
     }
+}
+
+/// What is left of `nanos` that were held against somebody `since` then.
+fn forgotten(nanos: u64, since_millis: u64, now_millis: u64) -> u64 {
+    nanos.saturating_sub(now_millis.saturating_sub(since_millis).saturating_mul(FORGOTTEN))
 }
 
 impl Default for Account {
@@ -170,9 +180,74 @@ impl Account {
     /// It has taken `nanos`, and a hit pays for `worth`; whether that is the first in this window, and what hits have paid for.
     pub(super) fn take(&self, window: u64, nanos: u64, worth: u64) -> (bool, u64) {
         let paid = self.hits.replace(0) * worth;
-        // No more than makes up for a few responses: who was costly for long is not so for ever.
-        self.unpaid.set((self.unpaid.get() + nanos).saturating_sub(paid).min(2 * CREDIT));
+        // Of one turn no more than its credit, since the machine may have done something else meanwhile; and in all no more than makes up for a few responses: who was costly for long is not so for ever.
+        self.unpaid.set((self.unpaid.get() + nanos.min(CREDIT)).saturating_sub(paid).min(2 * CREDIT));
         (self.taken.add(window, nanos), paid)
+    }
+}
+
+/// What one connection has on trust: what it takes up to the turn in which it first asks for something.
+#[derive(Debug)]
+pub(super) struct Trust {
+    nanos: Cell<u64>,
+    /// Whether it has asked for something, and got it.
+    asked: Cell<bool>,
+    got: Cell<bool>,
+    stage: Cell<Stage>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// It has it for what it takes.
+    Open,
+    /// It has asked for something, and got nothing yet.
+    Asked,
+    /// It has got something, or has ended.
+    Over,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self { nanos: Cell::new(0), asked: Cell::new(false), got: Cell::new(false), stage: Cell::new(Stage::Open) }
+    }
+}
+
+impl Trust {
+    /// Something is asked for.
+    pub(super) fn asked(&self) {
+        self.asked.set(true);
+    }
+
+    /// Something is got: at the end of this turn all is forgotten that was on trust.
+    pub(super) fn got(&self) {
+        self.got.set(true);
+    }
+
+    /// A turn has taken `nanos`; how many of them on trust.
+    pub(super) fn take(&self, together: &Together, window: u64, nanos: u64, now_millis: u64) -> u64 {
+        let more = match self.stage.get() {
+            Stage::Over => return 0,
+            Stage::Asked => 0,
+            Stage::Open => {
+                let room = TRUSTED_EACH.saturating_sub(self.nanos.get());
+                together.trust(window, nanos.min(room), now_millis)
+            }
+        };
+        self.nanos.set(self.nanos.get() + more);
+        if self.got.get() {
+            self.stage.set(Stage::Over);
+            together.trust_was_right(self.nanos.get());
+        } else if self.asked.get() {
+            self.stage.set(Stage::Asked);
+        }
+        more
+    }
+
+    /// It ends.
+    pub(super) fn was_wrong(&self, together: &Together, now_millis: u64) {
+        if !matches!(self.stage.replace(Stage::Over), Stage::Over) {
+            together.trust_was_wrong(self.nanos.get(), now_millis);
+        }
     }
 }
 
@@ -214,28 +289,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_before_anything_is_got_is_held_against_a_client_only_where_that_is_the_end() {
+    fn what_is_taken_before_anything_is_asked_for_is_held_against_a_client_only_where_that_is_all() {
         let client = Together::default();
-        let shakes = |count: u64| (0..count).map(|_| client.trust(0, DEBT / 10)).sum::<u64>();
+        let shakes = |count: u64| (0..count).map(|_| client.trust(0, DEBT / 10, 1000)).sum::<u64>();
         // A network that comes back all at once, and is served.
         let trusted = shakes(50);
         assert_eq!(trusted, 5 * DEBT);
         assert!(!client.costs_much(1000));
         assert_eq!(client.taken(0), trusted, "others see it all the same");
-        client.trust_ends(trusted, true, 1000);
+        client.trust_was_right(trusted);
         assert!(!client.costs_much(1000));
         // One that leaves after each.
         for _ in 0..10 {
             assert!(!client.costs_much(1000));
-            client.trust_ends(shakes(1), false, 1000);
+            client.trust_was_wrong(shakes(1), 1000);
         }
-        client.trust_ends(shakes(1), false, 1000);
+        client.trust_was_wrong(shakes(1), 1000);
         assert!(client.costs_much(1000));
-        // No more than so much at once.
-        assert_eq!(shakes(1000), TRUSTED_MAX);
-        assert_eq!(client.trust(0, 1), 0);
-        client.trust_ends(TRUSTED_MAX, true, 1000);
-        assert_eq!(client.trust(0, 1), 1);
+        // No more than so much at once, of which what was wrong is a part.
+        assert_eq!(shakes(1000), TRUSTED_MAX - 11 * DEBT / 10);
+        assert_eq!(client.trust(0, 1, 1000), 0);
+        client.trust_was_right(TRUSTED_MAX);
+        assert_eq!(client.trust(0, 1, 1000), 1);
+        assert_eq!(shakes(1000), TRUSTED_MAX - 1);
+        assert_eq!(client.trust(0, DEBT, 2000), 1_000_000, "a thousandth of the time is forgotten");
     }
 
     #[test]

@@ -14,9 +14,10 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    account::{Account, Together},
+    account::{Account, Together, Trust},
     clients::Client,
     overload::Refused,
+    waiters::Waiters,
     wire::wake_at,
 };
 use crate::telemetry::metrics::{CloseReason, WorkerMetrics};
@@ -61,23 +62,21 @@ pub(super) struct Connection {
     pub(super) together: Option<Rc<Together>>,
     /// What it has cost, and what it has got.
     pub(super) account: Account,
-    /// When the clock was last looked at in its present turn.
+    /// When the clock was last looked at in its present turn, and whether nothing was done since that costs anything.
     looked: Cell<Instant>,
+    is_done: Cell<bool>,
     /// How long it has waited for this turn until it was called; zero where it goes first.
     pub(super) waited: Cell<Duration>,
     /// Number of the turn after its last one, of all that its worker has given, and how many before that were its own, too.
     row: Cell<(u64, u8)>,
     /// Whether its present turn had better be short, since the worker has time to spare for more of them.
     short: Cell<bool>,
-    /// Nanoseconds that it has on trust, until it gets something.
-    trust: Cell<Option<u64>>,
+    /// What it has on trust.
+    trust: Trust,
     /// How much of what it has waited says something of the worker: not where its client costs much.
     late: Cell<Duration>,
-    /// Since when it waits for its turn; zero: it does not.
-    waits_since: Cell<u64>,
-    /// Whom to wake where its client leaves meanwhile, and whether it has.
-    waiter: RefCell<Option<Waker>>,
-    left: Cell<bool>,
+    /// Those of its tasks that wait for their turns.
+    pub(super) waiters: Waiters,
     /// Its socket as long as the kernel may be told to wake nobody for what comes on it, and whether it was.
     socket: RefCell<Weak<TcpStream>>,
     held: Cell<bool>,
@@ -105,6 +104,14 @@ pub(super) struct Connection {
     pub(super) pace: Cell<Pace>,
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Served,
+    /// Its client has left while it waited for us.
+    Left,
+}
+
 /// How the client has been taking what it is sent, as the sweeper saw it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
@@ -122,8 +129,6 @@ pub(super) struct Pace {
 
 /// Bytes of responses by which a connection is told from others of a client that costs much: more than a flood takes on each.
 const KNOWN: u64 = 1 << 20;
-/// Bytes of a response that is no hit after which it has got something.
-const TRUST_BYTES: u64 = 64 << 10;
 /// Bytes that come while it waits for a turn that is far away, short of which the worker is not woken: a quarter of what the smallest buffers hold by default, so that none grows for it.
 const HELD: i32 = 32 << 10;
 /// Turns that come in a row to who is not alone.
@@ -148,14 +153,13 @@ impl Connection {
             together,
             account: Account::default(),
             looked: Cell::new(Instant::now()),
+            is_done: Cell::new(false),
             waited: Cell::default(),
             row: Cell::new((u64::MAX, 0)),
             short: Cell::new(false),
-            trust: Cell::new(Some(0)),
+            trust: Trust::default(),
             late: Cell::default(),
-            waits_since: Cell::new(0),
-            waiter: RefCell::default(),
-            left: Cell::new(false),
+            waiters: Waiters::default(),
             socket: RefCell::default(),
             held: Cell::new(false),
             since_millis: Cell::new(now_millis.get()),
@@ -191,27 +195,29 @@ impl Connection {
         self.looked.get()
     }
 
-    /// The clock says `now`.
+    /// The clock says `now`, and something is done after that.
     pub(super) fn look(&self, now: Instant) {
         self.looked.set(now);
+        self.is_done.set(false);
     }
 
-    /// It is ready, and waits for its turn from now on; `waker` is for when its client [leaves](Self::leave).
-    pub(super) fn begin_wait(&self, waker: &Waker) {
-        self.waits_since.set(self.now());
-        *self.waiter.borrow_mut() = Some(waker.clone());
+    /// The clock says `now`, and so it does at the end of the turn, unless [something](Self::begin_exchange) is done after that.
+    pub(super) fn look_last(&self, now: Instant) {
+        self.looked.set(now);
+        self.is_done.set(true);
     }
 
-    /// Its client has left while it waits for its turn, which it needs no more; who is to be woken for that.
-    pub(super) fn leave(&self) -> Option<Waker> {
-        let waiter = self.waiter.borrow_mut().take()?;
-        self.left.set(true);
-        Some(waiter)
+    /// What the clock says at the end of its present turn.
+    pub(super) fn look_at_end(&self) -> Instant {
+        if !self.is_done.get() {
+            self.looked.set(Instant::now());
+        }
+        self.looked.get()
     }
 
-    /// Whether its client has left while it waits for its turn.
-    pub(super) fn has_left(&self) -> bool {
-        self.left.get()
+    /// A task of it is ready, and waits for its turn from now on; `waker` is for when its client leaves. Tells what ends that.
+    pub(super) fn begin_wait(&self, waker: &Waker) -> u64 {
+        self.waiters.begin(waker, self.now())
     }
 
     /// It waits still. Where its client costs much that is for long, and what comes after the first bytes wakes nobody: an event of epoll for each of ten thousand packets a
@@ -227,21 +233,24 @@ impl Connection {
         }
     }
 
-    /// Its turn has come after it has `waited`: of a wait that was long nothing counts as the client's time.
-    pub(super) fn end_wait(&self, (waited, costly): (Duration, bool)) {
-        self.waits_since.set(0);
-        self.waiter.borrow_mut().take();
+    /// A turn has come after it has `waited`: of a wait that was long nothing counts as the client's time, unless that costs much, which is [excused](Self::excuse) for so long.
+    pub(super) fn has_waited(&self, (waited, costly): (Duration, bool)) {
         self.waited.set(waited);
         self.late.set(if costly { Duration::ZERO } else { waited });
         let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
-        if millis >= SETTLED {
-            self.since_millis.set(self.since_millis.get().saturating_add(millis).min(self.now()));
+        if millis >= SETTLED && !costly {
+            self.excuse(millis);
         }
         if self.held.replace(false)
             && let Some(socket) = self.socket.borrow().upgrade()
         {
             wake_at(&socket, 1);
         }
+    }
+
+    /// Of what it does so many milliseconds do not count as the client's time.
+    pub(super) fn excuse(&self, millis: u64) {
+        self.since_millis.set(self.since_millis.get().saturating_add(millis).min(self.now()));
     }
 
     /// It is by this socket; none: the kernel is to wake the worker whatever comes.
@@ -275,8 +284,7 @@ impl Connection {
     /// Whether it has been waiting for its turn for so long that its client may have done all that it has to. Short waits excuse nobody: who
     /// trickles waits for most of the time.
     pub(super) fn waits_long(&self) -> bool {
-        let since = self.waits_since.get();
-        since > 0 && self.now().saturating_sub(since) >= SETTLED
+        self.waiters.since().is_some_and(|since| self.now().saturating_sub(since) >= SETTLED)
     }
 
     pub(super) fn doing(&self) -> Doing {
@@ -332,34 +340,33 @@ impl Connection {
     /// So many hits have been answered.
     pub(super) fn pay_hit(&self, count: u64) {
         self.account.hit(count * self.turns_of_hit());
-        self.end_trust(true);
     }
 
     /// It has taken `nanos` in this window, of which hits have paid for so much.
     pub(super) fn take(&self, window: u64, (nanos, paid): (u64, u64)) {
         let Some(together) = &self.together else { return };
-        let trusted = match self.trust.get() {
-            Some(held) => {
-                let more = together.trust(window, nanos);
-                self.trust.set(Some(held + more));
-                more
-            }
-            None => 0,
-        };
+        let trusted = self.trust.take(together, window, nanos, self.now());
         together.take(window, (nanos - trusted, paid), self.now());
     }
 
-    /// It has got something, or ends: what it has taken on trust is forgotten, or held against its client.
-    pub(super) fn end_trust(&self, has_got: bool) {
-        if let Some(nanos) = self.trust.take()
-            && let Some(together) = &self.together
+    /// It has got something that it asked for.
+    pub(super) fn got_what_it_asked(&self) {
+        self.trust.got();
+    }
+
+    /// It ends, and what it has taken on trust is held against its client, unless that has left while it waited for us.
+    pub(super) fn end(&self, how: End) {
+        if let Some(together) = &self.together
+            && (how == End::Served || self.closing.get().is_some())
         {
-            together.trust_ends(nanos, has_got, self.now());
+            self.trust.was_wrong(together, self.now());
         }
     }
 
     /// An exchange begins; it is our turn.
     pub(super) fn begin_exchange(&self) {
+        self.trust.asked();
+        self.is_done.set(false);
         self.exchanges.set(self.exchanges.get() + 1);
         self.ours.set(self.ours.get() + 1);
         self.begin(Doing::Responding);
@@ -389,7 +396,7 @@ impl Connection {
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.doing.get(), Doing::Idle | Doing::Fresh | Doing::Handshake)
             && !self.blocked.get()
-            && self.waits_since.get() == 0
+            && self.waiters.since().is_none()
             && (!self.multiplexed.get() || self.doing_for() > SETTLED)
     }
 
@@ -406,6 +413,7 @@ impl Connection {
     /// Bytes came in: between requests, they are the first of a head. Later ones do not refresh its deadline, and neither do
     /// those of the first request: it is as late as its connection is old.
     pub(super) fn received(&self) {
+        self.is_done.set(false);
         match self.doing.get() {
             Doing::Idle => self.begin(Doing::Head),
             Doing::Fresh => self.doing.set(Doing::Head),
@@ -443,9 +451,6 @@ impl Connection {
         self.account.got(count);
         if let Some(together) = &self.together {
             together.got(count);
-            if self.sent.get() >= TRUST_BYTES && self.trust.get().is_some() {
-                self.end_trust(true);
-            }
         }
     }
 
@@ -525,7 +530,7 @@ mod tests {
             other.write_all(b"c").expect("sent");
             after.readable().await.expect("it is there");
             assert!(stream.readable().now_or_never().is_none(), "it waits");
-            connection.end_wait((Duration::ZERO, false));
+            connection.has_waited((Duration::ZERO, false));
             stream.readable().await.expect("it is told now");
             assert_eq!(stream.try_read(&mut buffer).expect("a byte"), 1);
             assert!(stream.try_read(&mut buffer).is_err(), "no more");

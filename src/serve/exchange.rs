@@ -94,6 +94,9 @@ impl Exchange {
         self.status = Some(status);
         self.outcome = outcome;
         self.first_byte = self.begun.elapsed();
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
+            self.connection.got_what_it_asked();
+        }
         // What there is not pays for nothing.
         self.pays &= outcome == CacheOutcome::Hit && !status.is_client_error();
         // Where streams have windows, nor does one that is asked for and never taken.
@@ -128,11 +131,16 @@ impl Exchange {
         }
     }
 
-    /// As `head`, of a response that has been handed on at the same time, and with `gone` to its end: one look at the clock for all.
+    /// As `head`, of a response that has been handed on at the same time, and with `gone` to its end: one look at the clock for all, the end of the turn too.
     pub(super) fn head_sent(&mut self, status: StatusCode, outcome: CacheOutcome, gone: bool) {
         self.head(status, outcome);
-        self.connection.look(self.begun + self.first_byte);
-        self.took = gone.then_some(self.first_byte);
+        let now = self.begun + self.first_byte;
+        if gone {
+            self.connection.look_last(now);
+            self.took = Some(self.first_byte);
+        } else {
+            self.connection.look(now);
+        }
     }
 
     /// Whether the client waits for us, rather than we for it.
@@ -229,7 +237,8 @@ mod tests {
         let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let connection = Connection::new((peer, 1, None), None, Metrics::new(1).worker(0), Rc::default());
         connection.add_sent(1 << 20);
-        connection.account.take(0, 1_000_001, 20_000);
+        connection.account.take(0, 500_000, 20_000);
+        connection.account.take(0, 500_001, 20_000);
         assert!(!connection.account.is_served());
         let mut exchange = Exchange::begin(Rc::clone(&connection), None);
         if in_parts {

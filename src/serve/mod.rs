@@ -41,6 +41,7 @@ mod sweeper;
 mod terms;
 mod trickle;
 mod turns;
+mod waiters;
 mod wire;
 mod worker;
 

@@ -426,37 +426,44 @@ pub(super) async fn call(turns: Rc<Turns>, now_millis: Rc<Cell<u64>>, shares: im
 /// Polls a task of a connection when it is its turn; `connection.waited` says how long it has waited for that. Nothing where its client leaves meanwhile.
 pub(super) async fn in_turn<F: Future>(turns: Rc<Turns>, connection: Rc<Connection>, task: F) -> Option<F::Output> {
     let mut task = pin!(task);
-    let mut ticket: Option<Ticket> = None;
+    let mut ticket: Option<(Ticket, u64)> = None;
     poll_fn(|cx: &mut Context<'_>| {
         let begun = Instant::now();
         connection.look(begun);
         if !turns.goes_first(&connection) {
             match &ticket {
                 None => {
-                    ticket = Some(turns.wait(&connection, cx.waker()));
-                    connection.begin_wait(cx.waker());
+                    ticket = Some((turns.wait(&connection, cx.waker()), connection.begin_wait(cx.waker())));
+                    if connection.waiters.have_left() {
+                        // It was a part of what has ended.
+                        turns.let_go(vec![cx.waker().clone()]);
+                    }
                     connection.hold(cx);
                     return Poll::Pending;
                 }
-                Some(ticket) if connection.has_left() => {
+                Some((ticket, waiter)) if connection.waiters.have_left() => {
+                    connection.waiters.end(*waiter);
                     if ticket.called().is_none() {
                         connection.metrics.gave_up(why(&connection));
                     }
                     return Poll::Ready(None);
                 }
-                Some(ticket) if ticket.called().is_none() => {
+                Some((ticket, _)) if ticket.called().is_none() => {
                     connection.hold(cx);
                     return Poll::Pending;
                 }
                 Some(_) => {}
             }
         }
-        let called = ticket.take().and_then(|ticket| ticket.called());
-        connection.end_wait(called.unwrap_or_default());
+        let called = ticket.take().and_then(|(ticket, waiter)| {
+            connection.waiters.end(waiter);
+            ticket.called()
+        });
+        connection.has_waited(called.unwrap_or_default());
         connection.begin_turn(turns.had.replace(turns.had.get() + 1), turns.short.get());
         let polled = task.as_mut().poll(cx);
         // The end of a response has looked at the clock already.
-        let ended = if connection.looked() == begun { Instant::now() } else { connection.looked() };
+        let ended = connection.look_at_end();
         let took = ended.saturating_duration_since(begun);
         let nanos = (took.as_secs() * NANOS + u64::from(took.subsec_nanos())).min(TURN_MAX);
         turns.took(&connection, nanos);

@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     Config, KernelTls, Scheme,
     clients::{Denied, Seat, prefix},
-    connection::{Connection, Doing},
+    connection::{Connection, Doing, End},
     helper::Helper,
     http1::{Desk, Http1},
     http2,
@@ -277,7 +277,7 @@ impl Shared {
         };
         let networks = &handler.config.clients;
         let prefix = prefix(peer.ip(), (networks.ipv4_prefix, networks.ipv6_prefix));
-        let most = handler.config.connections_max / CROWDS_MIN;
+        let most = (handler.config.connections_max / CROWDS_MIN).div_ceil(self.workers);
         let bounded = handler.clients.as_ref().is_none_or(|clients| !clients.is_unlimited(peer.ip()));
         let crowd = bounded && {
             let longest = handler.config.queue_delay_max * PATIENCE;
@@ -347,7 +347,11 @@ impl Shared {
         let (metrics, client) = (Arc::clone(&self.metrics), connection.peer);
         let serving = in_turn(Rc::clone(&self.turns), Rc::clone(&connection), serving);
         tokio::task::spawn_local(async move {
-            match AssertUnwindSafe(serving).catch_unwind().await {
+            let served = AssertUnwindSafe(serving).catch_unwind().await;
+            connection.end(if matches!(served, Ok(None)) { End::Left } else { End::Served });
+            // What it still had to do elsewhere is for nobody.
+            counted.shared.turns.let_go(connection.waiters.leave());
+            match served {
                 // The client has had its answers, or left while it waited for its turn.
                 Ok(None | Some(Ok(()))) => {}
                 Ok(Some(Err(err))) => {
@@ -360,7 +364,6 @@ impl Shared {
                     tracing::error!(%client, "a request panicked; its connection is closed");
                 }
             }
-            connection.end_trust(false);
             if connection.comes_last()
                 && let Some(helper) = &counted.shared.helper
                 && let Ok(Ok(stream)) = Rc::try_unwrap(stream).map(TcpStream::into_std)

@@ -108,7 +108,7 @@ fn a_client_that_costs_much_has_a_small_part_of_the_time_while_others_want_some(
             requests += 1;
         }
     }
-    // Five thousandths of the time are a second for each turn of theirs, of which no more than 5 ms are held against them. Without the bound one of the viewer's has one of the crowd's behind it.
+    // Five thousandths of the time are a second for each turn of theirs, of which no more than 2 ms are held against them. Without the bound one of the viewer's has one of the crowd's behind it.
     assert!(requests >= 80, "{requests} requests of a viewer beside 8 turns of a crowd");
     drop(crowd);
 }

@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(of(120, true), TURN_BYTES_ALONE);
         connection.secure.set(true);
         assert_eq!([of(121, true), of(130, true)], [TURN_BYTES, TURN_BYTES_SHORT]);
-        connection.end_wait((Duration::from_micros(1), false));
+        connection.has_waited((Duration::from_micros(1), false));
         assert_eq!([of(131, false), of(132, false), of(133, false)], [TURN_BYTES_SHORT; 3], "it does not go first");
     }
 }

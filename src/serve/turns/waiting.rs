@@ -165,7 +165,8 @@ impl Waiting {
                 self.looked += 1;
                 continue;
             }
-            self.costly.remove(self.looked);
+            // The last comes in its place, since moving all that follow would take as long as there are many.
+            self.costly.swap_remove_back(self.looked);
             self.ring.push_back(lane);
             found = true;
         }
