@@ -40,7 +40,7 @@ pub struct Config {
     pub idle_timeout: Duration,
     /// The same while requests are refused.
     pub idle_timeout_overloaded: Duration,
-    /// Percent of `connections_max` above which those that have been idle for longest are closed.
+    /// Percent of `connections_max` above which those are closed that have been idle for longest, or on which a head has not come for as long.
     pub connections_percent: u8,
     /// Time that what is ready waits for its turn on a worker, above which requests are refused; zero: none are.
     pub queue_delay_max: Duration,

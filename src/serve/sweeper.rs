@@ -222,15 +222,18 @@ impl Sweeper {
         left
     }
 
-    /// Closes up to `count` connections on which nothing is under way: those that have been idle for longest, and not those that
-    /// were served within the last second.
+    /// Closes up to `count` connections on which nothing is under way, or a head that does not come to its end: those on which that has been so for longest, and not those that
+    /// were served, or made, within the last second.
     pub(super) fn close_longest_idle(&self, count: usize) {
         let connections = self.connections.borrow();
         let is_idle = |connection: &Connection| {
-            connection.doing() == Doing::Idle
-                && connection.is_idle()
-                && connection.doing_for() >= IDLE_MIN
-                && connection.closing.get().is_none()
+            let gives_way = match connection.doing() {
+                Doing::Idle | Doing::Fresh => connection.is_idle(),
+                // Who waits to be read may have sent all of it.
+                Doing::Head => connection.waiters.since().is_none(),
+                Doing::Handshake | Doing::Waiting | Doing::Responding => false,
+            };
+            gives_way && connection.doing_for() >= IDLE_MIN && connection.closing.get().is_none()
         };
         let mut idle: Vec<_> = connections.iter().filter(|(_, connection)| is_idle(connection)).collect();
         if idle.len() > count {
@@ -239,7 +242,8 @@ impl Sweeper {
         }
         for (stream, connection) in idle {
             if let Some(stream) = stream.upgrade()
-                && rustix::io::ioctl_fionread(&*stream).unwrap_or(0) == 0
+                // Of a head that comes a few bytes at a time some are unread for most of the time.
+                && (connection.doing() == Doing::Head || rustix::io::ioctl_fionread(&*stream).unwrap_or(0) == 0)
             {
                 send_away(&stream, connection, CloseReason::ConnectionsFull);
             }

@@ -48,6 +48,8 @@ const SHARES: u64 = 2;
 const CROWD: usize = 64;
 const CROWD_COSTLY: u32 = 10;
 const NANOS: u64 = 1_000_000_000;
+/// Most nanoseconds of a turn that say what one takes here. With more, turns that cost much would make hits worth so much that they pay for themselves.
+const USUAL_MAX: u64 = 250_000;
 /// What a turn of who is called is taken to last before that is known, and at least; in nanoseconds.
 const TURN: i64 = 100_000;
 const TURN_MIN: i64 = 2_000;
@@ -123,7 +125,9 @@ struct Load {
     window: u64,
     nanos: [u64; 2],
     connections: [u64; 2],
+    /// Turns of the present one, and nanoseconds that these took, of none more than so many.
     turns: u64,
+    usual: u64,
 }
 
 impl Load {
@@ -324,14 +328,15 @@ impl Turns {
             _ => (load.nanos, load.connections) = ([0; 2], [0; 2]),
         }
         load.nanos[0] += nanos;
-        load.turns += 1;
         load.connections[0] += u64::from(first);
         if load.window != window {
             load.window = window;
             // On a slow machine more.
-            self.worth.set(HIT.max(2 * load.nanos[1] / load.turns));
-            load.turns = 0;
+            self.worth.set(HIT.max((2 * load.usual).checked_div(load.turns).unwrap_or_default()));
+            (load.turns, load.usual) = (0, 0);
         }
+        load.turns += 1;
+        load.usual += nanos.min(USUAL_MAX);
         self.load.set(load);
     }
 

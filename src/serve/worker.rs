@@ -315,7 +315,7 @@ impl Shared {
         }
     }
 
-    /// Closes idle connections, the longest idle first, while nearly all that are allowed are open: as many of this worker's as it has of all.
+    /// Closes idle connections and those on which a head does not come, the longest so first, while nearly all that are allowed are open: as many of this worker's as it has of all.
     fn make_room(&self, config: &Config) {
         let (open, here) = (self.open.load(Ordering::Acquire), self.here.get());
         let high = config.connections_max * usize::from(config.connections_percent) / 100;

@@ -3,6 +3,7 @@
 //! A request for `/busy` keeps its worker for 10 ms, however fast the machine is: two viewers at a time are what it can do within 20 ms.
 
 use std::{
+    io::Write as _,
     net::SocketAddr,
     sync::{
         Arc,
@@ -16,6 +17,7 @@ use rustls::version::TLS13;
 use serde_json::Value;
 
 use crate::{
+    clients::connect_from,
     metrics::Looks,
     support::{Appliance, Authority, Client, Content, KeyKind, Origin, Setup, http2::Http2, wait_until},
 };
@@ -224,6 +226,32 @@ fn a_refusal_is_the_same_by_either_path_and_by_http_2() {
 #[test]
 fn the_longest_idle_make_room_when_nearly_all_connections_are_open() {
     room_for_connections(&mut Looks::default());
+}
+
+/// Many clients who each hold a few, say nothing or half of a head, and would not be told to go before an hour is over.
+#[test]
+fn those_who_hold_connections_and_ask_for_nothing_make_room_for_who_does() {
+    let origin = Origin::start();
+    origin.publish_new("/film.mp4", 1, 5000);
+    let serve =
+        "connections_max = 20\nconnections_percent = 50\nheader_timeout = \"60 min\"\nidle_timeout = \"60 min\"";
+    let appliance = Setup::new(&origin).workers(1).serve(serve).start();
+    assert_eq!(appliance.get("/film.mp4").head.status, 200);
+    for said in ["", "GET /film.mp4 HTTP/1.1\r\nHost"] {
+        let full = || appliance.metric("oca_connections_refused_total", "reason=\"full\"");
+        let before = full();
+        let mut held = Vec::new();
+        wait_until("all are taken", PATIENCE, || {
+            let mut one = connect_from(&format!("127.0.0.{}", 100 + held.len() % 20), appliance.http());
+            one.write_all(said.as_bytes()).expect("sent");
+            held.push(one);
+            full() > before
+        });
+        wait_until("a viewer finds room", PATIENCE, || {
+            let asked = appliance.connect().try_ask("GET", "/film.mp4", &[]);
+            asked.is_ok_and(|response| response.head.status == 200)
+        });
+    }
 }
 
 /// Moves what is counted of connections that make room.

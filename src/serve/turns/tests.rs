@@ -578,3 +578,21 @@ fn what_a_connection_has_begun_ends_with_it() {
         assert_eq!((first.await.expect("it ends"), second.await.expect("it ends")), (None, None));
     });
 }
+
+#[test]
+fn hits_that_take_long_do_not_pay_for_themselves_and_those_of_a_slow_machine_do() {
+    let (scene, turn) = (Scene::new(), Cell::new(0));
+    let goes_first = |nanos: u64| {
+        let one = scene.viewer();
+        for _ in 0..20 {
+            scene.now.set(scene.now.get() + (1 << WINDOW_BITS));
+            scene.turns.took(&one, nanos);
+            one.pay_hit(1);
+        }
+        turn.set(scene.turns.worth.get());
+        one.account.is_served()
+    };
+    assert!(goes_first(15_000) && turn.get() == 30_000);
+    assert!(goes_first(200_000), "ten times as slow as others");
+    assert!(!goes_first(TURN_MAX), "whatever all the others take");
+}
