@@ -54,6 +54,10 @@ const DEBT_MAX: u64 = 2 * DEBT;
 /// Nanoseconds that connections of a client may together have taken on trust: what one takes until it has asked for something is held against its client only if it ends
 /// without having got any. As many as a network behind one address takes that makes hundreds of handshakes at once.
 const TRUSTED_MAX: u64 = 100_000_000;
+/// Nanoseconds of that which are forgotten for having been right, at once and with each millisecond: what a town takes that comes back, and a hundredth of the time. Who makes a session for each
+/// request, and nothing else, is as one that makes sessions for nothing.
+const RIGHT_MAX: u64 = 500_000_000;
+const RIGHT: u64 = 10_000;
 /// The same of one connection: more than any handshake takes.
 const TRUSTED_EACH: u64 = 4_000_000;
 /// Most nanoseconds of a turn that are held against anybody: none takes longer by what the client asked for, and what it took beyond that the machine did something else. One alone makes
@@ -63,6 +67,8 @@ pub(super) const TURN_MAX: u64 = 2_000_000;
 const FORGOTTEN: u64 = 1_000;
 /// Milliseconds for which a client costs much of which a connection was closed for flooding, whatever else it gets.
 const FLOODED: u64 = 5_000;
+/// Nanoseconds that are held against a client for each connection that ends since it has broken the protocol: what it had the worker do up to that it may have paid for, and comes again.
+pub(super) const BROKEN: u64 = 1_000_000;
 /// What a byte of a response pays for, in nanoseconds: 0.26 ms for 64 KiB, of which a hit takes a tenth.
 const NANOS_PER_BYTE: u64 = 4;
 /// Least that a hit pays for, in nanoseconds: small ones take a third of that.
@@ -80,6 +86,9 @@ pub(super) struct Together {
     /// Nanoseconds that connections have taken on trust, of which a thousandth of the time is forgotten like debt, and when that was looked at last, in milliseconds.
     trusted: Cell<u64>,
     trusted_since: Cell<u64>,
+    /// Nanoseconds that were forgotten for having been right of late, and when that was looked at last, in milliseconds.
+    right: Cell<u64>,
+    right_since: Cell<u64>,
     /// Until when it costs much since one of them was closed for flooding, in milliseconds.
     flooded_until: Cell<u64>,
 }
@@ -100,16 +109,30 @@ impl Together {
 
     /// One that has asked for nothing yet has taken `nanos`; how many of them it has on trust, the rest counting as what others take.
     pub(super) fn trust(&self, window: u64, nanos: u64, now_millis: u64) -> u64 {
-        let trusted = forgotten(self.trusted.get(), self.trusted_since.replace(now_millis), now_millis);
+        let trusted = left(self.trusted.get(), self.trusted_since.replace(now_millis), (FORGOTTEN, now_millis));
         let fits = nanos.min(TRUSTED_MAX.saturating_sub(trusted));
         self.trusted.set(trusted + fits);
         self.taken.add(window, fits);
         fits
     }
 
-    /// One that had `nanos` on trust has got what it asked for: there is room for as much again.
-    pub(super) fn trust_was_right(&self, nanos: u64) {
+    /// One that had `nanos` on trust has got what it asked for: there is room for as much again, and they are forgotten, unless too many were of late.
+    pub(super) fn trust_was_right(&self, nanos: u64, now_millis: u64) {
         self.trusted.set(self.trusted.get().saturating_sub(nanos));
+        let right = left(self.right.get(), self.right_since.replace(now_millis), (RIGHT, now_millis));
+        let fits = nanos.min(RIGHT_MAX.saturating_sub(right));
+        self.right.set(right + fits);
+        if fits < nanos {
+            self.trust_was_wrong(nanos - fits, now_millis);
+        }
+    }
+
+    /// Whether something of what it took is held against it still.
+    pub(super) fn is_remembered(&self, now_millis: u64) -> bool {
+        self.has_flooded(now_millis)
+            || self.debt(now_millis) > 0
+            || left(self.trusted.get(), self.trusted_since.get(), (FORGOTTEN, now_millis)) > 0
+            || left(self.right.get(), self.right_since.get(), (RIGHT, now_millis)) > 0
     }
 
     /// One that had `nanos` on trust has ended without anything: they are held against all of them. Nor is there room for as much again before it is forgotten: else a client that
@@ -141,13 +164,13 @@ impl Together {
     }
 
     fn debt(&self, now_millis: u64) -> u64 {
-        forgotten(self.debt.get(), self.since.get(), now_millis)
+        left(self.debt.get(), self.since.get(), (FORGOTTEN, now_millis))
     }
 }
 
-/// What is left of `nanos` that were held against somebody `since` then.
-fn forgotten(nanos: u64, since_millis: u64, now_millis: u64) -> u64 {
-    nanos.saturating_sub(now_millis.saturating_sub(since_millis).saturating_mul(FORGOTTEN))
+/// What is left of `nanos` that were held against somebody then, if so many are forgotten with each millisecond.
+fn left(nanos: u64, since_millis: u64, (forgotten, now_millis): (u64, u64)) -> u64 {
+    nanos.saturating_sub(now_millis.saturating_sub(since_millis).saturating_mul(forgotten))
 }
 
 impl Default for Account {
@@ -236,7 +259,7 @@ impl Trust {
         self.nanos.set(self.nanos.get() + more);
         if self.got.get() {
             self.stage.set(Stage::Over);
-            together.trust_was_right(self.nanos.get());
+            together.trust_was_right(self.nanos.get(), now_millis);
         } else if self.asked.get() {
             self.stage.set(Stage::Asked);
         }
@@ -297,7 +320,7 @@ mod tests {
         assert_eq!(trusted, 5 * DEBT);
         assert!(!client.costs_much(1000));
         assert_eq!(client.taken(0), trusted, "others see it all the same");
-        client.trust_was_right(trusted);
+        client.trust_was_right(trusted, 1000);
         assert!(!client.costs_much(1000));
         // One that leaves after each.
         for _ in 0..10 {
@@ -309,10 +332,25 @@ mod tests {
         // No more than so much at once, of which what was wrong is a part.
         assert_eq!(shakes(1000), TRUSTED_MAX - 11 * DEBT / 10);
         assert_eq!(client.trust(0, 1, 1000), 0);
-        client.trust_was_right(TRUSTED_MAX);
+        client.trust_was_right(TRUSTED_MAX, 1000);
         assert_eq!(client.trust(0, 1, 1000), 1);
         assert_eq!(shakes(1000), TRUSTED_MAX - 1);
         assert_eq!(client.trust(0, DEBT, 2000), 1_000_000, "a thousandth of the time is forgotten");
+    }
+
+    #[test]
+    fn a_client_costs_much_that_makes_a_session_for_each_request_all_the_time() {
+        let client = Together::default();
+        let sessions = |count: u64, now: u64| {
+            for _ in 0..count {
+                client.trust_was_right(client.trust(0, 400_000, now), now);
+            }
+            client.costs_much(now)
+        };
+        assert!(!sessions(1200, 1000), "a town");
+        assert!((0..60).all(|second| !sessions(25, 1000 + second * 1000)), "and those who come all the time");
+        assert!(sessions(2000, 70_000) && client.is_remembered(100_000));
+        assert!(!client.costs_much(80_000) && !client.is_remembered(130_000));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
-    account::{Account, Together, Trust},
+    account::{Account, BROKEN, Together, Trust},
     clients::Client,
     overload::Refused,
     waiters::Waiters,
@@ -458,6 +458,13 @@ impl Connection {
     pub(super) fn flooded(&self) {
         self.closing.set(Some(CloseReason::Flood));
         self.metrics.closed(CloseReason::Flood);
+    }
+
+    /// It ends since its client has broken the protocol.
+    pub(super) fn has_broken_protocol(&self) {
+        if let Some(together) = &self.together {
+            together.trust_was_wrong(BROKEN, self.now());
+        }
     }
 
     /// Whether its client costs much more than what it gets.

@@ -109,9 +109,18 @@ pub(super) async fn serve(
             linger(&wire, &handler.config).await;
         }
     }
+    if served.as_ref().is_err_and(is_breach) {
+        connection.has_broken_protocol();
+    }
     served?;
     linger(&wire, &handler.config).await;
     Ok(())
+}
+
+/// Whether a connection has ended since its client has broken the protocol, and not since it was gone.
+fn is_breach(err: &io::Error) -> bool {
+    let spoken = err.get_ref().and_then(|err| err.downcast_ref::<hyper::Error>());
+    spoken.and_then(std::error::Error::source).is_some_and(|err| !err.is::<io::Error>())
 }
 
 fn turn_read(connection: &Connection, begins: bool) -> usize {

@@ -21,7 +21,7 @@ use std::{
     collections::{HashMap, VecDeque},
     future::poll_fn,
     pin::pin,
-    rc::{Rc, Weak},
+    rc::Rc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -63,6 +63,8 @@ const TAKEN_COSTLY_MAX: i64 = 5_000_000;
 const REST_MAX: i64 = 10_000_000;
 /// Time without a turn of anybody else after which they have whatever is free.
 const QUIET: Duration = Duration::from_millis(100);
+/// Clients that have left of whom is remembered what they took.
+const REMEMBERED_MAX: usize = 4096;
 /// Clients that have flooded of whom that is remembered when they leave; of more, the last.
 const FLOODS_MAX: usize = 256;
 /// Percent of its time that a worker has something to do below which turns are short.
@@ -93,8 +95,8 @@ pub(super) struct Turns {
     had: Cell<u64>,
     /// Whether turns had better be short.
     short: Cell<bool>,
-    /// What each client that is here has taken.
-    clients: RefCell<HashMap<u128, Weak<Together>>>,
+    /// What each client has taken that is here, or of whom something is remembered.
+    clients: RefCell<HashMap<u128, Rc<Together>>>,
     /// Of clients that have flooded, whether they are here or not.
     floods: RefCell<VecDeque<Rc<Together>>>,
     /// Nanoseconds of two windows above which a client takes too much.
@@ -128,6 +130,8 @@ struct Load {
     /// Turns of the present one, and nanoseconds that these took, of none more than so many.
     turns: u64,
     usual: u64,
+    /// The same of those who go first alone.
+    first: (u64, u64),
 }
 
 impl Load {
@@ -168,17 +172,24 @@ impl Turns {
     }
 
     /// What all connections of a client take together, for one more of them.
-    pub(super) fn together(&self, prefix: u128) -> Rc<Together> {
+    pub(super) fn together(&self, prefix: u128, now_millis: u64) -> Rc<Together> {
         let mut clients = self.clients.borrow_mut();
-        if let Some(known) = clients.get(&prefix).and_then(Weak::upgrade) {
-            return known;
+        if let Some(known) = clients.get(&prefix) {
+            return Rc::clone(known);
         }
-        // Those who have left make room before the table would grow: it holds no more than twice as many as are here.
+        // Those who have left make room before the table would grow: it holds no more than twice as many as are here, and those of whom something is remembered, as long as these are few. What one takes
+        // that comes again and again, and is away between, would else be forgotten each time.
         if clients.len() == clients.capacity() {
-            clients.retain(|_, taken| taken.strong_count() > 0);
+            let mut remembered = 0;
+            clients.retain(|_, taken| {
+                let stays =
+                    Rc::strong_count(taken) == 1 && remembered < REMEMBERED_MAX && taken.is_remembered(now_millis);
+                remembered += usize::from(stays);
+                stays || Rc::strong_count(taken) > 1
+            });
         }
         let new = Rc::new(Together::default());
-        clients.insert(prefix, Rc::downgrade(&new));
+        clients.insert(prefix, Rc::clone(&new));
         new
     }
 
@@ -331,12 +342,17 @@ impl Turns {
         load.connections[0] += u64::from(first);
         if load.window != window {
             load.window = window;
-            // On a slow machine more.
-            self.worth.set(HIT.max((2 * load.usual).checked_div(load.turns).unwrap_or_default()));
-            (load.turns, load.usual) = (0, 0);
+            // On a slow machine more: by those who go first, where there are any, since a flood that costs much is none of them.
+            let (turns, usual) = if load.first.0 > 0 { load.first } else { (load.turns, load.usual) };
+            self.worth.set(HIT.max((2 * usual).checked_div(turns).unwrap_or_default()));
+            (load.turns, load.usual, load.first) = (0, 0, (0, 0));
         }
+        let usual = nanos.min(USUAL_MAX);
         load.turns += 1;
-        load.usual += nanos.min(USUAL_MAX);
+        load.usual += usual;
+        if connection.waited.get().is_zero() {
+            load.first = (load.first.0 + 1, load.first.1 + usual);
+        }
         self.load.set(load);
     }
 

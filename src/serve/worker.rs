@@ -300,7 +300,7 @@ impl Shared {
         if let Err(err) = tune(&stream, &handler.config) {
             tracing::debug!(error = %err, "connection cannot be tuned");
         }
-        let whose = (peer, prefix, bounded.then(|| self.turns.together(prefix)));
+        let whose = (peer, prefix, bounded.then(|| self.turns.together(prefix, self.now_millis.get())));
         let connection = Connection::new(whose, client, Arc::clone(&self.metrics), Rc::clone(&self.now_millis));
         let stream = Rc::new(stream);
         connection.set_socket(Some(&stream));

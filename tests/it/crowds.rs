@@ -14,7 +14,11 @@ use rustls::version::TLS13;
 
 use crate::{
     clients::connect_from,
-    support::{Appliance, Authority, Client, KeyKind, Origin, Over, Setup, wait_until},
+    support::{
+        Appliance, Authority, Client, KeyKind, Origin, Over, Setup,
+        http2::{self, Http2},
+        wait_until,
+    },
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -296,4 +300,37 @@ fn a_client_of_many_busy_connections_comes_after_others() {
             waited(&appliance, "heavy") > heavy + 20.0
         });
     });
+}
+
+/// By HTTP/2, after a response that pays for all that the connection has cost: what ends it costs the next one its place.
+#[test]
+fn a_client_whose_connections_end_by_what_they_break_costs_much() {
+    let (origin, authority) = (Origin::start(), Authority::new());
+    origin.publish_new("/film.mp4", 1, 100_000);
+    let issued = authority.issue("a", &["a.test"], (KeyKind::Ecdsa, 2040));
+    let appliance = Setup::new(&origin).workers(1).tls(&issued, &[], "protocols = [\"h2\"]").start();
+    assert_eq!(appliance.get("/film.mp4").head.status, 200);
+    let config = authority.client(&[&TLS13], &["h2"]);
+    let costly_turns = |from: &str, breaks: bool| {
+        let before = waited(&appliance, "costly");
+        for _ in 0..20 {
+            let client = Client::over_tls(connect_from(from, appliance.https()), "a.test", &config).expect("a session");
+            let mut client = Http2::begin(client, 1 << 20);
+            let stream = client.ask("/film.mp4", &[]);
+            assert_eq!(client.finish(stream).body.len(), 100_000);
+            if breaks {
+                // A stream of an even number is no client's to begin (RFC 9113, 5.1.1).
+                client.client.send(&http2::frame(http2::HEADERS, 5, 2, &http2::head("/film.mp4", &[])));
+                assert_eq!(client.until_over(), Some(1), "PROTOCOL_ERROR");
+            }
+        }
+        waited(&appliance, "costly") - before
+    };
+    let mut number = 100;
+    // A machine that does something else for a while makes turns look as if they cost much; not those of each address.
+    wait_until("those who break nothing cost nobody much", PATIENCE, || {
+        number += 1;
+        costly_turns(&format!("127.0.0.{number}"), false) < 0.5
+    });
+    assert!(costly_turns(&format!("127.0.0.{}", number + 1), true) > 0.0);
 }

@@ -18,7 +18,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Certificates, Pair, PairError, PairFiles, Protocol,
-    pair::{parse, read, subject},
+    pair::{no_pem, parse, read, subject},
 };
 use crate::asset::UnixTime;
 
@@ -114,7 +114,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, PairError> {
     let bytes = read(path)?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&bytes) {
-        let certificate = certificate.map_err(|err| content(path, format!("no valid PEM: {err}")))?;
+        let certificate = certificate.map_err(|err| content(path, no_pem(&err)))?;
         parse(&certificate).map_err(|err| content(path, format!("a broken certificate: {err}")))?;
         roots.add(certificate).map_err(|err| content(path, format!("a certificate of no use: {err}")))?;
     }

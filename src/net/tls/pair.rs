@@ -111,7 +111,7 @@ impl Pair {
         let (certificate, key) = (read(&files.certificate)?, read(&files.key)?);
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&certificate)
             .collect::<Result<_, _>>()
-            .map_err(|err| of_certificate(format!("no valid PEM: {err}")))?;
+            .map_err(|err| of_certificate(no_pem(&err)))?;
         let key = PrivateKeyDer::from_pem_slice(&key).map_err(|err| content(&files.key, no_key(&err, &key)))?;
         let first = chain.first().ok_or_else(|| of_certificate("no certificate in PEM".into()))?;
         for (number, authority) in chain.iter().enumerate().skip(1) {
@@ -167,6 +167,22 @@ fn no_key(err: &pem::Error, bytes: &[u8]) -> String {
     match err {
         pem::Error::NoItemsFound if is_encrypted => "a key that needs a password, which nobody could type".into(),
         pem::Error::NoItemsFound => "no private key in PEM".into(),
+        err => no_pem(err),
+    }
+}
+
+/// What is wrong with a file in PEM, without what stands in it: of a key that has lost the ends of its lines all is in the first.
+pub(super) fn no_pem(err: &pem::Error) -> String {
+    let is_label =
+        |bytes: &[u8]| bytes.len() < 64 && bytes.iter().all(|byte| b"ABCDEFGHIJKLMNOPQRSTUVWXYZ -\r\n".contains(byte));
+    match err {
+        pem::Error::MissingSectionEnd { end_marker } if is_label(end_marker) => {
+            let end = String::from_utf8_lossy(end_marker);
+            format!("no valid PEM: it ends before the line \"-----END {}-----\"", end.trim_end())
+        }
+        pem::Error::MissingSectionEnd { .. } | pem::Error::IllegalSectionStart { .. } => {
+            "no valid PEM: a line that begins with \"-----BEGIN\" goes on after that (have line ends been lost?)".into()
+        }
         err => format!("no valid PEM: {err}"),
     }
 }

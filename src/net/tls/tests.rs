@@ -337,7 +337,8 @@ fn a_bad_pair_says_what_is_wrong_with_which_file() {
     };
     let with_key = |key| PairFiles { key, ..good.clone() };
     let with_certificate = |certificate| PairFiles { certificate, ..good.clone() };
-    let whole = fs::read_to_string(&good.certificate).expect("there");
+    let [whole, key] = [&good.certificate, &good.key].map(|file| fs::read_to_string(file).expect("there"));
+    let secret: String = key.lines().nth(1).expect("base64").chars().take(20).collect();
     let body: String = whole.lines().nth(1).expect("base64").into();
     for (files, expected, of_key) in [
         (with_key(other.key), "is not the key of the first certificate in", true),
@@ -359,12 +360,19 @@ fn a_bad_pair_says_what_is_wrong_with_which_file() {
         ),
         (with_certificate(folder.path().into()), "cannot be read", false),
         (with_certificate(text("key", &fs::read_to_string(&good.key).expect("there"))), "no certificate in PEM", false),
-        (with_certificate(text("half", &whole[..whole.len() / 2])), "no valid PEM", false),
+        (
+            with_certificate(text("half", &whole[..whole.len() / 2])),
+            "no valid PEM: it ends before the line \"-----END CERTIFICATE-----\"",
+            false,
+        ),
+        (with_key(text("line", &key.replace('\n', ""))), "have line ends been lost?", true),
+        (with_key(text("half line", &key.replace('\n', "")[..100])), "have line ends been lost?", true),
         (with_certificate(text("cut", &whole.replace(&body, "AAAA"))), "a broken certificate", false),
         (with_certificate(text("big", &" ".repeat(2 << 20))), "cannot be read", false),
     ] {
         let err = Pair::load(&files, NOW).expect_err("it is no good");
         assert!(err.to_string().contains(expected), "{err}");
+        assert!(!err.to_string().contains(&secret) && !err.to_string().contains('['), "{err}");
         assert_eq!(err.is_of_key(&files), of_key, "{err}");
     }
     for (now, expected) in [
